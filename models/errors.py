@@ -1,0 +1,24 @@
+"""What a script says about bad input: one line that names file, field and fix, and exit status 2."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """The user's input is wrong. The message is one line that names the file, the field and the fix."""
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and exit with its status (None: 0).
+
+    An `InputError` becomes one line on standard error and exit status 2, as argparse does for bad flags. Every
+    other exception keeps its traceback: it is our bug, not the user's.
+    """
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
