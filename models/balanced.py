@@ -1,0 +1,178 @@
+"""What every fork shares: where balanced positions enter a transformers model, and how its weights are found.
+
+A fork is two subclasses that bear upstream's names. The inner model (`LlavaModel`, ...) fills in positions when none
+come in; the outer one (`LlavaForConditionalGeneration`, ...) does so once at prefill, after which `generate` goes on
+from the last position by itself. With `config.position_balance` false every method is upstream's.
+
+Rotations come from balanced positions, masks never do (transformers 5.17 reads positions that do not step by one as
+packed sequences): `BalancedModel` passes an explicit all-ones mask where upstream would look for packing in the
+positions, and the decoder layers, whose only use of positions is FlashAttention's own detector, do not see them.
+"""
+
+from functools import partial
+
+import torch
+from transformers import conversion_mapping
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PretrainedConfig
+
+from models.positions import balanced_position_ids
+
+
+class Fork:
+    """Mixin of the outer classes (`...ForConditionalGeneration`): the inner model becomes the fork's own."""
+
+    inner_class: type
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        # The same parameters with other methods: building an inner model of our own would build it twice.
+        self.model.__class__ = self.inner_class
+        keep_checkpoint_keys(self)
+
+
+class BalancedGeneration(Fork):
+    """`Fork` for the families with one rotary axis: positions at prefill, and beams over several pictures."""
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        for layer in self.model.language_model.layers:
+            layer.register_forward_pre_hook(partial(hide_position_ids, config), with_kwargs=True)
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        """Positions of the whole prompt, (batch, seq); `generate` continues from the last one."""
+        ordinary = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if not self.config.position_balance:
+            return ordinary
+        input_ids = conversation_ids(inputs_tensor, model_kwargs)
+        # With a filled cache only the sizes of new images come in, and they say nothing about the earlier ones.
+        sizes = model_kwargs if past_length(model_kwargs.get("past_key_values")) == 0 else {}
+        image_ids = self.model.image_ids(input_ids, image_sizes=sizes.get("image_sizes"))
+        return balanced_position_ids(image_ids, model_kwargs.get("attention_mask"))
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size=1,
+        is_encoder_decoder=False,
+        input_ids=None,
+        pixel_values=None,
+        image_sizes=None,
+        **kwargs,
+    ):
+        """Repeat rows for beams and samples, keeping the pictures of a row together and in order.
+
+        Upstream repeats each picture beside itself, which gives a prompt of two pictures the first one twice.
+        """
+        arguments = {
+            "expand_size": expand_size,
+            "is_encoder_decoder": is_encoder_decoder,
+            "input_ids": input_ids,
+        }
+        visual = {"pixel_values": pixel_values, "image_sizes": image_sizes}
+        visual = {name: tensor for name, tensor in visual.items() if tensor is not None}
+        whole = expand_size > 1 and pixel_values is not None and past_length(kwargs.get("past_key_values")) == 0
+        if not (self.config.position_balance and whole):
+            return super()._expand_inputs_for_generation(**arguments, **visual, **kwargs)
+        row_of_image = first_tokens(self.model.image_ids(input_ids, image_sizes=image_sizes)).nonzero()[:, 0]
+        pictures = [(row_of_image == row).nonzero()[:, 0] for row in range(input_ids.shape[0])]
+        order = torch.cat([images.repeat(expand_size) for images in pictures])
+        input_ids, kwargs = super()._expand_inputs_for_generation(**arguments, **kwargs)
+        return input_ids, kwargs | {name: tensor[order] for name, tensor in visual.items()}
+
+
+class BalancedModel:
+    """Mixin of the inner classes with one rotary axis."""
+
+    def image_ids(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None = None) -> torch.LongTensor:
+        """Number each token's image, 0 for text: (batch, seq) -> (batch, seq), as `balanced_position_ids` takes it."""
+        raise TypeError(f"{type(self).__name__} does not say where its images are")
+
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        *,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        **kwargs,
+    ):
+        """Upstream's forward; with the flag on and no `position_ids`, on balanced ones."""
+        if self.config.position_balance:
+            if position_ids is None:
+                require_whole_prompt(input_ids, attention_mask, past_key_values)
+                image_ids = self.image_ids(input_ids, image_sizes=kwargs.get("image_sizes"))
+                position_ids = balanced_position_ids(image_ids, attention_mask)
+            if attention_mask is None and past_key_values is None:
+                tokens = inputs_embeds[..., 0] if input_ids is None else input_ids
+                attention_mask = torch.ones_like(tokens, dtype=torch.long)
+        return super().forward(
+            input_ids,
+            pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+
+def past_length(past_key_values: Cache | None) -> int:
+    """Tokens that the cache holds (0 without a cache)."""
+    return 0 if past_key_values is None else int(past_key_values.get_seq_length())
+
+
+def require_whole_prompt(input_ids, attention_mask, past_key_values) -> None:
+    """Raise ValueError unless forward's arguments say where every image and all padding is."""
+    readable = attention_mask is None or isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    if input_ids is None or not readable or past_length(past_key_values) > 0:
+        raise ValueError(
+            "position_balance is on and the images' places are not known: pass `input_ids` of the whole prompt "
+            "with a (batch, seq) attention mask and no filled cache, or pass `position_ids`"
+        )
+
+
+def conversation_ids(inputs_tensor: torch.Tensor, model_kwargs: dict) -> torch.LongTensor:
+    """Token ids of the whole conversation among generate's arguments, (batch, seq); ValueError if they are missing."""
+    input_ids = model_kwargs.get("input_ids")
+    if input_ids is None or input_ids.shape[1] == 0:
+        input_ids = inputs_tensor
+    attention_mask = model_kwargs.get("attention_mask")
+    length = input_ids.shape[1] if attention_mask is None else attention_mask.shape[-1]
+    cached = past_length(model_kwargs.get("past_key_values"))
+    if input_ids.is_floating_point() or input_ids.shape[1] < max(length, cached):
+        raise ValueError(
+            "position_balance is on and the images' places are not known: pass generate the `input_ids` of the "
+            "whole conversation, also when it goes on from a cache, or pass `position_ids`"
+        )
+    return input_ids
+
+
+def first_tokens(image_ids: torch.LongTensor) -> torch.BoolTensor:
+    """True at the first token of every image, (batch, seq)."""
+    previous = torch.nn.functional.pad(image_ids, (1, 0))[:, :-1]
+    return (image_ids != 0) & (image_ids != previous)
+
+
+def hide_position_ids(config: PretrainedConfig, layer: torch.nn.Module, args: tuple, kwargs: dict):
+    """Forward pre-hook of a decoder layer: its attention gets no positions to mistake for packing.
+
+    The layer's rotation is computed before it and comes in as `position_embeddings`.
+    """
+    if config.position_balance:
+        kwargs["position_ids"] = None
+    return args, kwargs
+
+
+def keep_checkpoint_keys(model: torch.nn.Module) -> None:
+    """Give the fork `model` upstream's conversion of checkpoint keys, for loading, saving and adapters.
+
+    transformers 5.17 converts the keys of a class outside its own package only if somebody registered a conversion;
+    otherwise weights silently stay random. The fork bears upstream's class names and model type, so registering
+    those entries once more, unchanged, is all that is needed.
+    """
+    for name in (model.config.model_type, type(model).__name__, type(model.model).__name__):
+        conversion = conversion_mapping.get_checkpoint_conversion_mapping(name)
+        if conversion is not None:
+            conversion_mapping.register_checkpoint_conversion_mapping(name, conversion, overwrite=True)

@@ -1,0 +1,278 @@
+"""Checkpoints in the layout of the LLaVA code base, read into the forks' classes.
+
+As published for liuhaotian/llava-v1.5-7b, liuhaotian/llava-v1.6-mistral-7b and lmms-lab/llama3-llava-next-8b: a
+language model's config.json with `mm_*` fields, `model.mm_projector.*`, `model.image_newline`, and the vision tower's
+weights either inside the checkpoint or in the tower's own folder.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, GenerationConfig, PreTrainedConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llama import LlamaConfig
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+from transformers.models.mistral import MistralConfig
+from transformers.processing_utils import ProcessorMixin
+
+from models.errors import InputError
+from models.modeling_llava import LlavaConfig
+from models.modeling_llava_next import LlavaNextConfig
+
+IMAGE_TOKEN = "<image>"
+# CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
+KNOWN_TOWERS = {
+    "openai/clip-vit-large-patch14-336": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    }
+}
+# Names in the original checkpoint <-> names inside transformers 5.17. The first that matches holds.
+KEYS = [
+    ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.image_newline", "model.image_newline"),
+    ("lm_head.", "lm_head."),
+    ("model.", "model.language_model."),
+]
+# Buffers that older releases saved; computed anew.
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
+
+
+def is_original_layout(config: dict) -> bool:
+    """Whether a config.json is of the LLaVA code base."""
+    return "mm_vision_tower" in config
+
+
+def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], ProcessorMixin]:
+    """The checkpoint in `folder`: config, weights under transformers' names, processor. InputError if it is broken."""
+    original = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    check_supported(folder, original)
+    weights = {new_name(name): tensor for name, tensor in read_weights(folder).items() if not BUFFERS.search(name)}
+    tower_folder = find_tower(folder, original["mm_vision_tower"])
+    vision_config = read_tower_config(folder, original, tower_folder)
+    if not any(name.startswith("model.vision_tower.") for name in weights):
+        weights |= read_tower_weights(folder, original, tower_folder)
+    tokenizer = read_tokenizer(folder)
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    vocab_size = add_token_rows(folder, weights, image_token_id + 1)
+    config = build_config(original, vision_config, image_token_id, vocab_size)
+    return config, weights, build_processor(original, config, tokenizer, tower_folder)
+
+
+def check_supported(folder: Path, original: dict) -> None:
+    """InputError for the variants of the code base that the three published checkpoints do not use."""
+    anyres = original.get("image_aspect_ratio") == "anyres"
+    expected = {
+        "mm_projector_type": ("mlp2x_gelu",),
+        "mm_patch_merge_type": ("spatial_unpad",) if anyres else ("flat", None),
+        "mm_vision_select_feature": ("patch", None),
+        "mm_use_im_start_end": (False, None),
+        "mm_resampler_type": (None,),
+        "image_aspect_ratio": ("anyres", "pad", "square", None),
+    }
+    for field, values in expected.items():
+        if original.get(field) not in values:
+            allowed = " or ".join("absent" if value is None else json.dumps(value) for value in values)
+            raise InputError(
+                f"{folder}/config.json: {field} is {json.dumps(original.get(field))}; supported: {allowed}"
+            )
+    if anyres and not isinstance(original.get("image_grid_pinpoints"), list):
+        raise InputError(f"{folder}/config.json: image_grid_pinpoints is not a list of [height, width]")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint's safetensors or .bin files, mapped from disk; nothing in a file can execute."""
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / index).is_file():
+            shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / shard for shard in sorted(set(shards))]
+        else:
+            files = [folder / single]
+        if all(file.is_file() for file in files):
+            weights = {}
+            for file in files:
+                weights |= read_tensors(file)
+            return weights
+        if len(files) > 1:
+            missing = next(file.name for file in files if not file.is_file())
+            raise InputError(f"{folder}: {missing} is missing, which {index} names; download it again")
+    raise InputError(f"{folder}: no weights (model.safetensors or pytorch_model.bin, or their shards with an index)")
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        with open(file, "rb") as opened:
+            is_zip = opened.read(2) == b"PK"  # the format before torch 1.6 cannot be mapped
+        return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]}); download it again") from error
+
+
+def new_name(name: str) -> str:
+    """Name of a weight inside transformers."""
+    return next((new + name[len(old) :] for old, new in KEYS if name.startswith(old)), name)
+
+
+def find_tower(folder: Path, tower: str) -> Path | None:
+    """The vision tower's own folder: as named, or in or beside the checkpoint; None: known only by its hub id."""
+    candidates = (Path(tower), folder / tower, folder.parent / tower, folder.parent / Path(tower).name)
+    return next((candidate for candidate in candidates if (candidate / "config.json").is_file()), None)
+
+
+def read_tower_config(folder: Path, original: dict, tower_folder: Path | None) -> CLIPVisionConfig:
+    tower = original["mm_vision_tower"]
+    if tower_folder is None and tower in KNOWN_TOWERS:
+        return CLIPVisionConfig(**KNOWN_TOWERS[tower])
+    try:
+        config = CLIPVisionConfig.from_pretrained(tower_folder or tower)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/config.json: mm_vision_tower {tower!r} is neither a folder nor to be had from the hub; "
+            f"put the tower's files into {folder.parent / Path(tower).name}"
+        ) from error
+    return config
+
+
+def read_tower_weights(folder: Path, original: dict, tower_folder: Path | None) -> dict[str, torch.Tensor]:
+    tower = original["mm_vision_tower"]
+    try:
+        model, report = CLIPVisionModel.from_pretrained(tower_folder or tower, output_loading_info=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the vision tower's weights are not in the checkpoint, and {tower!r} is neither a folder nor to "
+            f"be had from the hub; put the tower's files into {folder.parent / Path(tower).name}"
+        ) from error
+    if report["missing_keys"]:
+        raise InputError(f"{tower_folder or tower}: not a complete CLIP vision tower ({min(report['missing_keys'])})")
+    return {f"model.vision_tower.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def read_tokenizer(folder: Path):
+    """The language model's tokenizer with `<image>` added behind its last token, and a padding token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from error
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def add_token_rows(folder: Path, weights: dict[str, torch.Tensor], tokens: int) -> int:
+    """Give embedding and head rows for at least `tokens` tokens, in place; returns the vocabulary's size.
+
+    A new row is the mean of the old ones: its logit is the mean of all logits, so greedy decoding never picks it.
+    """
+    names = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+    for name in names:
+        if name not in weights:
+            raise InputError(f"{folder}: no weight {name} (in the transformers names); the download is incomplete")
+        rows = weights[name]
+        if rows.shape[0] < tokens:
+            weights[name] = torch.cat([rows, mean_row(rows).expand(tokens - rows.shape[0], -1)])
+    return weights[names[0]].shape[0]
+
+
+def mean_row(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows of a matrix, (1, columns), computed in float32."""
+    return rows.float().mean(0, keepdim=True).to(rows.dtype)
+
+
+def build_config(original: dict, vision_config, image_token_id: int, vocab_size: int) -> PreTrainedConfig:
+    mistral = "mistral" in original.get("model_type", "") or "Mistral" in str(original.get("architectures"))
+    text_class = MistralConfig if mistral else LlamaConfig
+    known = text_class().to_dict().keys() | {"rope_theta", "rope_scaling"}
+    text = {name: value for name, value in original.items() if name in known and name != "model_type"}
+    shared = {
+        "vision_config": vision_config,
+        "text_config": text_class(**text | {"vocab_size": vocab_size}),
+        "image_token_index": image_token_id,
+        "vision_feature_layer": original.get("mm_vision_select_layer", -2),
+        "vision_feature_select_strategy": "default",
+    }
+    if original.get("image_aspect_ratio") == "anyres":
+        return LlavaNextConfig(**shared, image_grid_pinpoints=original["image_grid_pinpoints"])
+    return LlavaConfig(**shared, image_seq_length=(vision_config.image_size // vision_config.patch_size) ** 2)
+
+
+def build_processor(original: dict, config, tokenizer, tower_folder: Path | None) -> ProcessorMixin:
+    side = config.vision_config.image_size
+    common = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    if tower_folder is not None and (tower_folder / "preprocessor_config.json").is_file():
+        tower = CLIPImageProcessorPil.from_pretrained(tower_folder)
+        common |= {"image_mean": tower.image_mean, "image_std": tower.image_std}
+    if isinstance(config, LlavaNextConfig):
+        images = LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints, **common)
+        return LlavaNextProcessor(images, tokenizer)
+    # "pad": LLaVA-1.5 squares a picture with the mean colour instead of cropping it.
+    images = LlavaImageProcessorPil(do_pad=original.get("image_aspect_ratio") == "pad", **common)
+    return LlavaProcessor(images, tokenizer)
+
+
+def generation_config(folder: Path, config, processor: ProcessorMixin) -> GenerationConfig:
+    """The checkpoint's own generation settings; the added image token is never generated."""
+    has_own = (folder / "generation_config.json").is_file()
+    settings = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
+    settings.bos_token_id = settings.bos_token_id or processor.tokenizer.bos_token_id
+    settings.eos_token_id = settings.eos_token_id or processor.tokenizer.eos_token_id
+    settings.pad_token_id = processor.tokenizer.pad_token_id
+    settings.suppress_tokens = [config.image_token_id]
+    return settings
+
+
+def write_llava_layout(model, processor: ProcessorMixin, folder: Path) -> None:
+    """Write a fork with a CLIP tower in the original layout; `<image>` must be the last token.
+
+    Used for tiny checkpoints: tests read them back as they would the published ones.
+    """
+    config = model.config
+    image_token_id = config.image_token_id
+    old_names = {new: old for old, new in KEYS}
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        prefix = next(new for _, new in KEYS if name.startswith(new))
+        is_vocabulary = name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        tensor = tensor[:image_token_id] if is_vocabulary else tensor
+        weights[old_names[prefix] + name[len(prefix) :]] = tensor.clone()
+    language_model = "mistral" if config.text_config.model_type == "mistral" else "llama"
+    anyres = isinstance(config, LlavaNextConfig)
+    original = config.text_config.to_dict() | {
+        "model_type": f"llava_{language_model}",
+        "architectures": [f"Llava{language_model.capitalize()}ForCausalLM"],
+        "vocab_size": image_token_id,
+        "mm_vision_tower": "vision_tower",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_patch_merge_type": "spatial_unpad" if anyres else "flat",
+        "image_aspect_ratio": "anyres" if anyres else "pad",
+        "image_grid_pinpoints": config.image_grid_pinpoints if anyres else None,
+        "mm_use_im_start_end": False,
+    }
+    (folder / "config.json").write_text(json.dumps(original, indent=2) + "\n", encoding="utf-8")
+    config.vision_config.save_pretrained(folder / "vision_tower")
+    processor.image_processor.save_pretrained(folder / "vision_tower")
+    model.generation_config.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,122 @@
+"""Qwen2.5-VL with balanced positions: the difference from transformers 5.17.0
+`models/qwen2_5_vl/modeling_qwen2_5_vl.py`.
+
+All three rotary axes get the same position. A video's frames keep their order: the tokens of one temporal patch share
+one position, and the next patch gets the next.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers.generation.utils import GenerationMixin
+from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl as configuration
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as upstream
+
+from models.balanced import Fork, conversation_ids, past_length, require_whole_prompt
+from models.positions import balanced_position_ids, segment_ids
+
+
+@strict
+class Qwen2_5_VLConfig(configuration.Qwen2_5_VLConfig):
+    """Upstream's config and the flag of config.json."""
+
+    position_balance: bool = False
+
+
+class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
+    """Replaces upstream's inner model: `get_rope_index` and when it is asked."""
+
+    config_class = Qwen2_5_VLConfig
+
+    def image_ids(
+        self, input_ids: torch.LongTensor, video_grid_thw: torch.LongTensor | None = None
+    ) -> torch.LongTensor:
+        """Number each token's image or temporal patch of a video, 0 for text: (batch, seq) -> (batch, seq).
+
+        `video_grid_thw` is (videos, 3). Images need no grid: each stands between two vision markers.
+        """
+        images = segment_ids(input_ids == self.config.image_token_id)
+        if video_grid_thw is None:
+            return images
+        is_video = input_ids == self.config.video_token_id
+        temporal, height, width = video_grid_thw.to(input_ids.device).unbind(-1)
+        patch_tokens = height * width // self.config.vision_config.spatial_merge_size**2
+        patches = segment_ids(is_video, patch_tokens.repeat_interleave(temporal))
+        return images - patches  # negative numbers for videos: never equal to an image's
+
+    def get_rope_index(
+        self, input_ids, mm_token_type_ids=None, image_grid_thw=None, video_grid_thw=None, **kwargs
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """Positions (3, batch, seq) and for each row what is to be added to a token's index after it, (batch, 1)."""
+        if not self.config.position_balance:
+            return super().get_rope_index(input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, **kwargs)
+        attention_mask = kwargs.get("attention_mask")
+        positions = balanced_position_ids(self.image_ids(input_ids, video_grid_thw), attention_mask)
+        tokens = input_ids.shape[1] if attention_mask is None else attention_mask.sum(-1, keepdim=True)
+        deltas = positions.amax(-1, keepdim=True) + 1 - tokens
+        return positions.expand(3, -1, -1), deltas
+
+    def compute_3d_position_ids(
+        self,
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        inputs_embeds,
+        attention_mask,
+        past_key_values,
+        second_per_grid_ts=None,
+        mm_token_type_ids=None,
+    ) -> torch.LongTensor | None:
+        """Positions (3, batch, seq) for a forward without any: of the prompt, or after it from a filled cache."""
+        if self.config.position_balance and past_length(past_key_values) == 0:
+            require_whole_prompt(input_ids, attention_mask, past_key_values)
+            positions, self.rope_deltas = self.get_rope_index(
+                input_ids, video_grid_thw=video_grid_thw, attention_mask=attention_mask
+            )
+            return positions
+        return super().compute_3d_position_ids(
+            input_ids,
+            image_grid_thw,
+            video_grid_thw,
+            inputs_embeds,
+            attention_mask,
+            past_key_values,
+            second_per_grid_ts,
+            mm_token_type_ids,
+        )
+
+
+class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditionalGeneration):
+    """Replaces upstream's class of the same name."""
+
+    config_class = Qwen2_5_VLConfig
+    inner_class = Qwen2_5_VLModel
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        """Ordinary positions (for masks) above the three rotary axes: (4, batch, seq), as upstream lays them out.
+
+        Upstream continues a conversation from the offset of the last call, whatever it was; here the whole
+        conversation's positions are computed anew.
+        """
+        if not self.config.position_balance:
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        ordinary = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
+        input_ids = conversation_ids(inputs_tensor, model_kwargs)
+        grid = model_kwargs.get("video_grid_thw")
+        if past_length(model_kwargs.get("past_key_values")) > 0:
+            grid = self._grid_of_conversation(input_ids, grid)
+        positions, self.model.rope_deltas = self.model.get_rope_index(
+            input_ids, video_grid_thw=grid, attention_mask=model_kwargs.get("attention_mask")
+        )
+        return torch.cat([ordinary.expand(1, *input_ids.shape), positions])
+
+    def _grid_of_conversation(self, input_ids, video_grid_thw):
+        """`video_grid_thw`, or ValueError if it misses a video that came before the filled cache."""
+        in_prompt = int((input_ids == self.config.video_token_id).sum())
+        merged = self.config.vision_config.spatial_merge_size**2
+        in_grid = 0 if video_grid_thw is None else int(video_grid_thw.prod(-1).sum()) // merged
+        if in_prompt != in_grid:
+            raise ValueError(
+                f"position_balance is on and the conversation has {in_prompt} video tokens, video_grid_thw {in_grid}: "
+                "a conversation with a video cannot go on from a cache; pass all of it, without past_key_values"
+            )
+        return video_grid_thw

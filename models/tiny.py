@@ -1,0 +1,305 @@
+"""Small complete checkpoints of every family with random weights, for tests and for a first run.
+
+    python models/tiny.py --family llava --output_dir checkpoints/tiny-llava
+
+A checkpoint has everything a released one has (config, safetensors with the released key layout, tokenizer, image
+processor, chat template), loads with plain transformers and takes under 5 MB. Its weights mean nothing; they are
+scaled so that the picture changes the logits.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from models.errors import InputError, run_script
+from models.llava_original import IMAGE_TOKEN, mean_row, write_llava_layout
+from models.modeling_gemma3 import Gemma3Config, Gemma3ForConditionalGeneration
+from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration
+from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
+from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from models.processors import chat_template, qwen2_5_vl_processor_class
+
+FAMILIES = ("llava", "llava_next_mistral", "llava_next_llama3", "qwen2_5_vl", "gemma3")
+IMAGE_SIZE, PATCH_SIZE = 56, 14  # 16 patches to a view
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+}
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+    "projection_dim": 32,
+}
+
+
+def tokenizer_of_bytes(bos: str | None, eos: str, pad: str, others: tuple[str, ...], **named: str):
+    """A tokenizer whose tokens are the 256 bytes and the given special tokens; adds `bos` if there is one."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = list(dict.fromkeys([token for token in (pad, bos, eos) if token] + list(others)))
+    backend = Tokenizer(BPE({token: i for i, token in enumerate(special + alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(special)
+    if bos:
+        number = special.index(bos)
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        extra_special_tokens=named or list(others),
+        padding_side="left",
+    )
+
+
+def with_image_token(tokenizer):
+    """Add `<image>` as the last token, as the released conversions of LLaVA do."""
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    return tokenizer
+
+
+def llava():
+    tokenizer = with_image_token(tokenizer_of_bytes("<s>", "</s>", "<pad>", ()))
+    config = LlavaConfig(
+        vision_config=CLIP,
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT},
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+    )
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side)
+    processor = LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        chat_template=chat_template("vicuna_v1"),
+        num_additional_image_tokens=1,
+    )
+    return LlavaForConditionalGeneration, config, processor
+
+
+def llava_next(tokenizer, text_model_type: str, template: str):
+    pinpoints = [[rows * IMAGE_SIZE, columns * IMAGE_SIZE] for rows, columns in ((1, 2), (2, 1), (2, 2))]
+    config = LlavaNextConfig(
+        vision_config=CLIP,
+        text_config={
+            "model_type": text_model_type,
+            "vocab_size": len(tokenizer),
+            "sliding_window": None,
+            **TEXT,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_grid_pinpoints=pinpoints,
+    )
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_grid_pinpoints=pinpoints
+    )
+    processor = LlavaNextProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        chat_template=chat_template(template),
+        num_additional_image_tokens=1,
+    )
+    return LlavaNextForConditionalGeneration, config, processor
+
+
+def llava_next_mistral():
+    tokenizer = with_image_token(tokenizer_of_bytes("<s>", "</s>", "<pad>", ()))
+    return llava_next(tokenizer, "mistral", "mistral_instruct")
+
+
+def llava_next_llama3():
+    turns = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    tokenizer = tokenizer_of_bytes("<|begin_of_text|>", "<|eot_id|>", "<pad>", turns)
+    return llava_next(with_image_token(tokenizer), "llama", "llama_3")
+
+
+def qwen2_5_vl():
+    vision = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer = tokenizer_of_bytes(None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>", *vision))
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(vision))
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "out_hidden_size": TEXT["hidden_size"],
+            "patch_size": PATCH_SIZE,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            **TEXT,
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    # One merged token is 28 x 28 pixels: 1 to 36 of them to a picture.
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=36 * 28 * 28)
+    processor = qwen2_5_vl_processor_class()(images, tokenizer, chat_template=chat_template("tiny_qwen2_5_vl"))
+    return Qwen2_5_VLForConditionalGeneration, config, processor
+
+
+def gemma3():
+    image, start, end = "<image_soft_token>", "<start_of_image>", "<end_of_image>"
+    turns = ("<start_of_turn>", "<end_of_turn>", image, start, end)
+    named = {"image_token": image, "boi_token": start, "eoi_token": end}
+    tokenizer = tokenizer_of_bytes("<bos>", "<end_of_turn>", "<pad>", turns, **named)
+    soft_tokens = 4
+    config = Gemma3Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention"],
+            **TEXT,
+        },
+        mm_tokens_per_image=soft_tokens,
+        boi_token_index=tokenizer.convert_tokens_to_ids(start),
+        eoi_token_index=tokenizer.convert_tokens_to_ids(end),
+        image_token_index=tokenizer.convert_tokens_to_ids(image),
+    )
+    images = Gemma3ImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    processor = Gemma3Processor(
+        images, tokenizer, chat_template=chat_template("tiny_gemma3"), image_seq_length=soft_tokens
+    )
+    return Gemma3ForConditionalGeneration, config, processor
+
+
+# Names inside transformers 5.17 -> names in the released safetensors.
+RELEASED_KEYS = {
+    "llava": [
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.vision_tower\.", "vision_tower.vision_model."),
+        (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
+    ],
+    "qwen2_5_vl": [(r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")],
+}
+RELEASED_KEYS["llava_next"] = RELEASED_KEYS["gemma3"] = RELEASED_KEYS["llava"]
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Draw all weights anew: matrices that keep the size of features, norms and biases near where they start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim == 1 and "class_embedding" not in name and "image_newline" not in name:
+                weight.add_(0.02 * noise)
+            elif "embed_tokens" in name:
+                # Gemma3's head is its embedding: small, or every token would predict itself.
+                scale = 0.2 if model.config.tie_word_embeddings else 1.0
+                weight.copy_(scale * noise * weight.shape[1] ** -0.5)
+            elif "embed" in name or weight.ndim == 1:
+                weight.copy_(0.5 * noise)
+            else:
+                weight.copy_(noise * weight[0].numel() ** -0.5)
+        if model.config.model_type.startswith("llava"):
+            # `<image>`, which the original layout lacks, has the row that llava_original.py gives it on loading.
+            for vocabulary in (model.get_input_embeddings().weight, model.lm_head.weight):
+                vocabulary[-1:] = mean_row(vocabulary[:-1])
+
+
+def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str = "transformers") -> Path:
+    """Write a checkpoint of `family` into `output_dir` and return its path.
+
+    `layout` "llava" writes the original LLaVA layout (the three LLaVA families) with the same weights. Raises
+    InputError for an unknown family or layout, or if `output_dir` holds files.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"--family {family}: choose one of {', '.join(FAMILIES)}")
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise InputError(f"--output_dir {output_dir}: exists and is not an empty folder; name another")
+    model_class, config, processor = globals()[family]()
+    model = model_class(config)
+    randomise(model, seed)
+    model.generation_config = GenerationConfig(
+        bos_token_id=processor.tokenizer.bos_token_id,
+        eos_token_id=processor.tokenizer.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if layout == "transformers":
+        write_transformers_layout(model, processor, output_dir)
+    elif layout == "llava" and family.startswith("llava"):
+        write_llava_layout(model, processor, output_dir)
+    else:
+        raise InputError(f"--layout {layout} --family {family}: layout llava exists for the llava families only")
+    return output_dir
+
+
+def write_transformers_layout(model, processor, output_dir: Path) -> None:
+    state = {}
+    for name, weight in model.state_dict().items():
+        for pattern, replacement in RELEASED_KEYS[model.config.model_type]:
+            name = re.sub(pattern, replacement, name)
+        state[name] = weight.contiguous()
+    if model.config.tie_word_embeddings:
+        state.pop(next(name for name in state if name.endswith("lm_head.weight")))
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(output_dir)
+    model.generation_config.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    save_file(state, output_dir / "model.safetensors", metadata={"format": "pt"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", required=True, choices=FAMILIES)
+    parser.add_argument("--output_dir", required=True, help="an empty or new folder")
+    parser.add_argument("--layout", default="transformers", choices=("transformers", "llava"))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    folder = build_tiny(arguments.family, arguments.output_dir, arguments.seed, arguments.layout)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {arguments.family}, random weights, {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
