@@ -209,6 +209,13 @@ def gemma3():
     return Gemma3ForConditionalGeneration, config, processor
 
 
+def visual_tokens(config) -> list[int]:
+    """Ids of the tokens that only a prompt may hold: images, videos and their markers."""
+    names = ("image", "video", "vision_start", "vision_end", "boi", "eoi")
+    ids = (getattr(config, f"{name}{suffix}", None) for name in names for suffix in ("_token_id", "_token_index"))
+    return sorted({token for token in ids if token is not None})
+
+
 # Names inside transformers 5.17 -> names in the released safetensors.
 RELEASED_KEYS = {
     "llava": [
@@ -262,6 +269,8 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
         bos_token_id=processor.tokenizer.bos_token_id,
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
+        # A trained model never says these; a random one would.
+        suppress_tokens=visual_tokens(config),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     if layout == "transformers":

@@ -1,0 +1,128 @@
+"""Tiny checkpoints of every family, made once a session, and prompts with drawn pictures."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is wrong
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from models import load_model
+from models.tiny import FAMILIES, build_tiny
+
+UPSTREAM = {
+    "llava": transformers.LlavaForConditionalGeneration,
+    "llava_next": transformers.LlavaNextForConditionalGeneration,
+    "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
+    "gemma3": transformers.Gemma3ForConditionalGeneration,
+}
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise over a colour gradient: no two seeds alike."""
+    rng = np.random.default_rng([seed, width, height])
+    ramp = np.linspace(0, 120, width)[None, :, None] * rng.random(3)
+    return Image.fromarray((ramp + rng.integers(0, 130, (height, width, 3))).astype(np.uint8))
+
+
+@dataclass
+class Kit:
+    """A tiny checkpoint: its folder, the fork and upstream's class with the same weights, the processor."""
+
+    family: str
+    folder: Path
+    fork: torch.nn.Module
+    upstream: torch.nn.Module
+    processor: object
+
+    @property
+    def image_token_id(self) -> int:
+        return self.fork.config.image_token_id
+
+    def with_flag(self, position_balance: bool) -> torch.nn.Module:
+        self.fork.config.position_balance = position_balance
+        return self.fork
+
+    def text(self, *parts: str | Image.Image) -> str:
+        """The prompt of one user turn; strings and pictures in their order."""
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts
+        ]
+        messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        # The LLaVA templates put a line break behind each picture; "adjacent" in a test means no token between.
+        return text.replace("<image>\n<image>\n", "<image><image>\n")
+
+    def inputs(self, *rows: tuple, padding_side: str = "left") -> dict[str, torch.Tensor]:
+        """Processed prompts, one row of parts each."""
+        pictures = [[part for part in row if not isinstance(part, str)] for row in rows]
+        texts = [self.text(*row) for row in rows]
+        images = pictures if any(pictures) else None
+        return dict(
+            self.processor(
+                text=texts, images=images, padding=True, padding_side=padding_side, return_tensors="pt"
+            )
+        )
+
+    def image_lengths(self, *row) -> list[int]:
+        """Tokens of each picture of a row, counted by processing it alone."""
+        counts = []
+        for part in row:
+            if not isinstance(part, str):
+                ids = self.inputs((part, "x"))["input_ids"]
+                counts.append(int((ids == self.image_token_id).sum()))
+        return counts
+
+    def reference_positions(self, inputs: dict, rows: list[tuple]) -> torch.LongTensor:
+        """Balanced positions by a plain walk over the tokens, (batch, seq): what the forks must reproduce."""
+        positions = torch.zeros_like(inputs["input_ids"])
+        for b, row in enumerate(rows):
+            lengths = iter(self.image_lengths(*row))
+            left, position = 0, -1  # tokens left in the current picture
+            for s, token in enumerate(inputs["input_ids"][b].tolist()):
+                if not inputs["attention_mask"][b, s]:
+                    continue
+                if token == self.image_token_id and left > 0:
+                    left -= 1
+                else:
+                    position += 1
+                    if token == self.image_token_id:
+                        left = next(lengths) - 1
+                positions[b, s] = position
+            assert left == 0
+            assert next(lengths, None) is None
+        return positions
+
+    def for_upstream(self, positions: torch.LongTensor) -> torch.LongTensor:
+        """The same positions in the shape that upstream's class takes."""
+        return positions.expand(3, -1, -1) if self.family == "qwen2_5_vl" else positions
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory) -> dict[str, Path]:
+    """Family -> folder of its tiny checkpoint; tests must not write there."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: build_tiny(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def kits(tiny_folders) -> dict[str, Kit]:
+    made = {}
+    for family, folder in tiny_folders.items():
+        fork, processor = load_model(folder, position_balance=False, dtype="float32")
+        upstream = UPSTREAM[fork.config.model_type].from_pretrained(folder, dtype="float32")
+        made[family] = Kit(family, folder, fork, upstream.eval(), processor)
+    return made
+
+
+@pytest.fixture(params=FAMILIES)
+def kit(request, kits) -> Kit:
+    kit = kits[request.param]
+    kit.with_flag(True)
+    return kit

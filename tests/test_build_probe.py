@@ -1,0 +1,386 @@
+"""The probe's canvases to the pixel, its rows, its reproducibility, and what a kill or a wrong argument does."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw, ImageStat
+
+from data.build_folder import open_build
+from data.build_probe import main
+from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout
+from data.grid import cell_names
+from models.errors import InputError
+from tests.captioned_pictures import PHOTOS, crops, read_tree, write_captions, write_folder, write_tar
+
+SCRIPT = Path(__file__).parent.parent / "data" / "build_probe.py"
+SMALL = ["--canvas", "210", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("source"), crops(14))
+
+
+def build(source, folder, count=14, *flags) -> list[dict]:
+    flags = [str(flag) for flag in (*SMALL, *flags)]
+    main(["--source", str(source), "--output_dir", str(folder), "--num_captions", str(count), *flags])
+    return [json.loads(line) for line in (folder / "probe.jsonl").read_text().splitlines()]
+
+
+def difference(left: Image.Image, right: Image.Image) -> float:
+    """Mean absolute difference of the pixels, 0 to 255."""
+    return sum(ImageStat.Stat(ImageChops.difference(left, right)).mean) / 3
+
+
+def cell_of(canvas: Image.Image, layout, k: int) -> Image.Image:
+    left, top = cell_corners(layout)[k]
+    return canvas.crop((left, top, left + layout.cell, top + layout.cell))
+
+
+def test_the_papers_canvas_to_the_pixel():
+    layout = make_layout(grid=3, canvas=840, cell=None, gap=4, border=8)
+    assert layout.cell == 272
+    cells = [(left, top) for top in (8, 284, 560) for left in (8, 284, 560)]
+    assert cell_corners(layout) == cells
+    expected = Image.new("RGB", (840, 840), "white")
+    colours = ["red", "green", "blue", "black", "cyan", "magenta", "yellow", "gray", "navy"]
+    squares = [Image.new("RGB", (272, 272), colour) for colour in colours]
+    for k in range(9):
+        others = [cell for index, cell in enumerate(cells) if index != k]
+        for (left, top), colour in zip([cells[k], *others], colours, strict=True):
+            ImageDraw.Draw(expected).rectangle((left, top, left + 271, top + 271), fill=colour)
+        assert draw_canvas(layout, squares[0], squares[1:], k).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell", "first", "last_end"), [(2, 410, 8, 832), (4, 203, 8, 832), (5, 161, 9, 830), (6, 134, 8, 832)]
+)
+def test_other_grids_get_the_largest_cells_that_fit(grid, cell, first, last_end):
+    layout = make_layout(grid, 840, None, 4, 8)
+    corners = cell_corners(layout)
+    assert (layout.cell, corners[0], len(set(corners))) == (cell, (first, first), grid * grid)
+    assert corners[-1][0] + cell == last_end
+    assert corners[1] == (first + cell + 4, first)
+
+
+@pytest.mark.parametrize(("size", "fitted"), [((400, 100), (272, 68)), ((100, 400), (68, 272)), ((50, 50), (272, 272))])
+def test_pictures_keep_their_aspect_and_stand_in_the_middle(size, fitted):
+    layout = make_layout(3, 840, 272, 4, 8)
+    picture = fit(Image.new("RGB", size, "black"), layout.cell)
+    assert picture.size == fitted
+    canvas = draw_canvas(layout, picture, [], 4)
+    box = ImageChops.invert(canvas).getbbox()
+    assert box[:2] == (284 + (272 - fitted[0]) // 2, 284 + (272 - fitted[1]) // 2)
+    assert (box[2] - box[0], box[3] - box[1]) == fitted
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_every_mode_of_picture_becomes_upright_rgb_on_white():
+    photo = Image.open(PHOTOS / "cat.jpg").convert("RGB")
+    half = photo.copy()
+    half.putalpha(Image.linear_gradient("L").resize(photo.size).point(lambda value: 255 * (value > 127)))
+    flat = Image.new("RGB", photo.size, "white")
+    flat.paste(photo, mask=half.getchannel("A"))
+    grey, grey16 = photo.convert("L"), photo.convert("I").point(lambda value: value * 257)
+    palette = half.convert("P")
+    palette_flat = Image.new("RGBA", photo.size, "white")
+    palette_flat.alpha_composite(palette.convert("RGBA"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned 90 degrees clockwise
+    turned = photo.transpose(Image.Transpose.ROTATE_90)
+    cases = {
+        "RGBA": (encoded(half, "PNG"), flat),
+        "LA": (encoded(half.convert("LA"), "PNG"), flat.convert("L").convert("RGB")),
+        "P": (encoded(photo.quantize(256), "PNG"), photo.quantize(256).convert("RGB")),
+        "P with alpha": (encoded(palette, "PNG"), palette_flat.convert("RGB")),
+        "L": (encoded(grey, "PNG"), grey.convert("RGB")),
+        "1": (encoded(photo.convert("1"), "PNG"), photo.convert("1").convert("RGB")),
+        "I;16": (encoded(grey16.convert("I;16"), "PNG"), grey.convert("RGB")),
+        "I;16 TIFF": (encoded(grey16.convert("I;16"), "TIFF"), grey.convert("RGB")),
+        "CMYK": (encoded(photo.convert("CMYK"), "JPEG", quality=95), photo),
+        "turned": (encoded(turned, "JPEG", exif=exif, quality=95), photo),
+        "WebP": (encoded(photo, "WEBP", lossless=True), photo),
+    }
+    for name, (content, expected) in cases.items():
+        picture = decode(content, side=1000)
+        assert (picture.mode, picture.size) == ("RGB", expected.size), name
+        assert difference(picture, expected) < 3, name
+
+
+def test_large_jpegs_are_decoded_small_but_never_below_twice_the_cell():
+    photo = Image.open(PHOTOS / "coffee.jpg").resize((4096, 2720))
+    content = encoded(photo, "JPEG")
+    assert min(decode(content, side=272).size) == 2720 // 4
+    assert difference(fit(decode(content, side=272), 272), fit(photo, 272)) < 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"<html>not found</html>", "undecodable"),
+        (encoded(Image.effect_noise((300, 300), 50), "JPEG")[:9000], "undecodable"),
+        (encoded(Image.effect_noise((300, 300), 50), "PNG")[:9000], "undecodable"),
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "undecodable"),
+        (encoded(Image.new("RGB", (300, 31)), "PNG"), "too_small"),
+    ],
+)
+def test_unusable_pictures_have_a_reason(content, reason):
+    with pytest.raises(PictureError, match=reason):
+        decode(content, side=272, min_side=32)
+
+
+def test_rows_and_images_are_the_papers(source, tmp_path):
+    rows = build(source, tmp_path)
+    assert [row["id"] for row in rows] == [f"{caption:06d}_{k}" for caption in range(14) for k in range(9)]
+    assert [row["position"] for row in rows] == list(cell_names(3)) * 14
+    assert {row["answer"] for row in rows} == {"Yes"}
+    assert list(rows[0]) == ["id", "image", "caption", "position", "answer"]
+    assert {row["image"] for row in rows} == {path.name for path in (tmp_path / "images").iterdir()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "manifest.json", "probe.jsonl"]
+
+
+@pytest.mark.parametrize("grid", [3, 2, 4])
+def test_the_target_is_in_cell_k_and_distractors_keep_their_order(grid, source, tmp_path):
+    pictures = {}
+    if grid == 4:
+        source = write_folder(tmp_path / "more", crops(17))
+    for text in source.rglob("*.txt"):
+        pictures[text.read_text()] = text.with_suffix(".jpg").read_bytes()
+    rows = build(source, tmp_path / "out", len(pictures), "--grid", grid)[: 5 * grid * grid]
+    layout = make_layout(grid, 210, None, 4, 8)
+    fitted = {}
+    for caption, content in pictures.items():
+        fitted[caption] = Image.new("RGB", (layout.cell, layout.cell), "white")
+        picture = fit(decode(content, layout.cell), layout.cell)
+        fitted[caption].paste(picture, (0, (layout.cell - picture.height) // 2))
+    orders = []
+    for row in rows:
+        canvas, k = Image.open(tmp_path / "out" / "images" / row["image"]), int(row["id"].split("_")[1])
+        shown = [
+            min(fitted, key=lambda caption, cell=cell: difference(cell_of(canvas, layout, cell), fitted[caption]))
+            for cell in range(grid * grid)
+        ]
+        assert canvas.size == (210, 210)
+        assert shown.pop(k) == row["caption"]
+        assert len(set(shown) | {row["caption"]}) == grid * grid
+        orders.append(shown)
+        if k:
+            assert shown == orders[-2]
+        white = Image.new("RGB", (210, layout.border - 1), "white")
+        assert difference(canvas.crop((0, 0, 210, layout.border - 1)), white) < 3
+    assert len({tuple(order) for order in orders}) == 5
+
+
+def test_negatives_ask_the_same_canvases_about_a_caption_that_is_not_there(source, tmp_path):
+    plain, rows = build(source, tmp_path / "plain"), build(source, tmp_path / "all", 14, "--negatives", "1.0")
+    assert [row for row in rows if row["answer"] == "Yes"] == plain
+    assert read_tree(tmp_path / "plain" / "images") == read_tree(tmp_path / "all" / "images")
+    pictures = {
+        text.read_text(): fit(decode(text.with_suffix(".jpg").read_bytes(), 66), 66) for text in source.rglob("*.txt")
+    }
+    layout = make_layout(3, 210, None, 4, 8)
+    negatives = [row for row in rows if row["answer"] == "No"]
+    assert len(negatives) == len(plain)
+    for row, positive in zip(negatives, plain, strict=True):
+        assert row == {**positive, "id": positive["id"] + "_no", "caption": row["caption"], "answer": "No"}
+        asked = Image.new("RGB", (layout.cell, layout.cell), "white")
+        picture = fit(pictures[row["caption"]], layout.cell)
+        asked.paste(picture, (0, (layout.cell - picture.height) // 2))
+        canvas = Image.open(tmp_path / "all" / "images" / row["image"])
+        assert min(difference(cell_of(canvas, layout, k), asked) for k in range(9)) > 10
+    manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert (manifest["items"], manifest["negatives"], manifest["images"]) == (252, 126, 126)
+
+
+@pytest.mark.parametrize(("share", "captions"), [(0.0, 0), (0.29, 4), (0.5, 7), (1, 14)])
+def test_the_share_of_negatives_is_exact_and_spread(share, captions, source, tmp_path):
+    rows = build(source, tmp_path, 14, "--negatives", share)
+    asked = sorted({int(row["id"][:6]) for row in rows if row["answer"] == "No"})
+    assert len(asked) == captions
+    assert all(right - left <= 14 // captions + 1 for left, right in itertools.pairwise(asked))
+
+
+def test_equal_pictures_and_equal_captions_never_share_a_canvas(tmp_path):
+    pairs = crops(12)
+    twins = [(pairs[0][0], "another caption of one picture"), (crops(13)[12][0], pairs[1][1])]
+    rows = build(write_captions(tmp_path / "source", pairs + twins), tmp_path / "out", 14, "--negatives", "1")
+    by_canvas = {}
+    for row in rows:
+        by_canvas.setdefault(row["id"][:6], set()).add(row["caption"])
+    for captions in by_canvas.values():
+        assert len(captions) == 2
+        assert captions != {pairs[0][1], "another caption of one picture"}
+
+
+def test_seed_and_nothing_else_decides_the_bytes(source, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    build(source, one, 12, "--negatives", "0.5")
+    build(source, two, 12, "--negatives", "0.5", "--workers", "3")
+    assert read_tree(one) == read_tree(two)
+    build(source, tmp_path / "seed", 12, "--negatives", "0.5", "--seed", "1")
+    assert read_tree(one)["probe.jsonl"] != read_tree(tmp_path / "seed")["probe.jsonl"]
+
+
+def test_a_complete_build_is_left_alone_and_another_refused(source, tmp_path, capsys):
+    build(source, tmp_path)
+    before, times = read_tree(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    build(source, tmp_path)
+    assert "complete; nothing to do" in capsys.readouterr().out
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"holds another build \(seed 0 there, 1 here\).*--overwrite"):
+        build(source, tmp_path, 14, "--seed", "1")
+    assert read_tree(tmp_path) == before
+    build(source, tmp_path, 10, "--seed", "1", "--overwrite")
+    build(source, tmp_path / "fresh" / "folder", 10, "--seed", "1")
+    fresh = read_tree(tmp_path / "fresh" / "folder")
+    assert {name: content for name, content in read_tree(tmp_path).items() if "fresh" not in name} == fresh
+
+
+def test_a_lost_image_is_drawn_again(source, tmp_path):
+    build(source, tmp_path)
+    before = read_tree(tmp_path)
+    (tmp_path / "images" / "000003_5.jpg").unlink()
+    build(source, tmp_path)
+    assert read_tree(tmp_path) == before
+
+
+def test_the_summary_counts_what_was_skipped(tmp_path, capsys):
+    pairs = crops(11)
+    build(write_captions(tmp_path / "source", [*pairs, (b"broken", "x")]), tmp_path / "out", 11)
+    out = capsys.readouterr().out
+    assert "11 captions, 99 items\n" in out
+    assert "read 12 candidates of 12 items in the source; skipped: undecodable 1" in out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["skipped_candidates"] == {"undecodable": 1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_captions", "0"], "--num_captions 0: must be 1 or more"),
+        (["--workers", "0"], "--workers 0: must be 1 or more"),
+        (["--min_side", "0"], "--min_side 0: must be 1 or more"),
+        (["--negatives", "1.5"], "--negatives 1.5: must be 0 to 1"),
+        (["--negatives", "nan"], "--negatives nan: must be 0 to 1"),
+        (["--grid", "7"], "--grid 7: must be 2 to 6"),
+        (["--grid", "1"], "--grid 1: must be 2 to 6"),
+        (["--cell", "65"], "--cell 65: .* is 219 px, not --canvas 210; leave --cell out .* \\(62\\)"),
+        (["--border", "100"], "--canvas 210: no room for 3x3 cells"),
+        (["--gap", "-1"], "--gap -1 --border 8: must not be negative"),
+        (["--canvas", "70000"], "--canvas 70000: must be 1 to 65500 px"),
+        (["--num_captions", "15"], "14 usable of 14 items .none skipped., fewer than --num_captions 15"),
+        (["--num_captions", "8"], "--num_captions 8: a caption needs 8 distractors, .* the sample has 7"),
+        (["--num_captions", "9", "--negatives", "1"], "8 distractors and a caption for --negatives, .* has 8"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_leave_nothing(flags, message, source, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        build(source, tmp_path / "out", 14, *flags)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_folders_that_cannot_be_written_or_are_not_a_builds(source, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(InputError, match="--output_dir .*cannot be made"):
+            build(source, folder)
+    with pytest.raises(InputError, match=r"holds files of other origin \(file\)"):
+        build(source, tmp_path, 14, "--overwrite")
+    (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(InputError, match="manifest.json: not the manifest of a build"):
+        build(source, tmp_path, 14, "--overwrite")
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(InputError, match="is inside --source"):
+        build(source, source / "out")
+
+
+def test_two_builds_cannot_write_one_folder(source, tmp_path):
+    with (
+        open_build(tmp_path, {"build": "probe"}, overwrite=False),
+        pytest.raises(InputError, match="another build is writing there"),
+    ):
+        build(source, tmp_path)
+
+
+def test_a_damaged_source_leaves_a_folder_that_can_be_used(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", crops(1)[0][0]), ("a.txt", b"a")])
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="x.tar: damaged"):
+        build(path, tmp_path / "out")
+    assert len(build(write_folder(tmp_path / "good", crops(9)), tmp_path / "out", 9)) == 81
+
+
+def start(source: Path, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, SCRIPT, "--source", source, "--output_dir", folder, "--num_captions", "60"]
+    return subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(tmp_path):
+    source = write_folder(tmp_path / "source", crops(62))
+    (source / "00000" / "000000.jpg").write_bytes(b"broken")
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    moments = [
+        lambda: (killed / ".build" / "build.json").exists(),
+        lambda: len(list((killed / ".build" / "pool").glob("*"))) >= 10,
+        lambda: (killed / "images").exists(),
+        lambda: len(os.listdir(killed / "images")) >= 100,
+        lambda: len(os.listdir(killed / "images")) >= 400,
+    ]
+    for moment in moments:
+        process = start(source, killed)
+        wait_until(moment)
+        workers = children(process.pid)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        wait_until(lambda workers=workers: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    drawn = {path: path.stat().st_ino for path in (killed / "images").glob("[!.]*")}
+    assert len(drawn) >= 400
+    for folder in (killed, unbroken):
+        process = start(source, folder)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+    assert read_tree(killed) == read_tree(unbroken)
+    assert {path: path.stat().st_ino for path in drawn} == drawn
+
+
+def test_the_script_says_what_is_wrong_in_one_line_with_status_2(tmp_path):
+    command = [sys.executable, SCRIPT, "--source", tmp_path / "none", "--output_dir", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: --source {tmp_path / 'none'}: no such file or folder\n"

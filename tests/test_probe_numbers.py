@@ -1,0 +1,237 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from eval import probe_numbers
+from eval.probe_numbers import (
+    NO,
+    UNREADABLE,
+    YES,
+    Replies,
+    bootstrap,
+    count_by_caption,
+    interval,
+    mcnemar,
+    null_spread,
+    p_value,
+    point,
+)
+
+
+def replies_of(positives, negatives=None, cells=None):
+    """Replies from tables (captions, cells) of YES, NO, UNREADABLE, or None for a missing row."""
+    rows = [
+        (caption, cell, table is positives, reply)
+        for table in (positives, negatives or [])
+        for caption, line in enumerate(table)
+        for cell, reply in enumerate(line)
+        if reply is not None
+    ]
+    caption, cell, positive, reply = map(np.array, zip(*rows, strict=True))
+    captions = max(len(positives), len(negatives or []))
+    return Replies(caption, cell, positive.astype(bool), reply, captions, cells or len((positives or negatives)[0]))
+
+
+def simulate(captions, cells, generator, cluster=0.0, effect=None):
+    """Correctness (captions, cells): captions differ in difficulty by `cluster`, cells by `effect`."""
+    ability = 0.8 + cluster * generator.normal(size=(captions, 1))
+    correct = ability + 0.5 * generator.normal(size=(captions, cells)) + (0 if effect is None else effect) > 0
+    return count_by_caption(replies_of(np.where(correct, YES, NO).tolist()))
+
+
+HAND = [[YES, YES, YES, YES], [YES, NO, UNREADABLE, YES]]
+
+
+def test_every_number_of_a_small_case_is_the_one_worked_out_by_hand():
+    # Cells: 100, 50, 50, 100. Second caption: of its six pairs of cells only one agrees (Yes, Yes).
+    numbers = point(count_by_caption(replies_of(HAND)))
+    assert numbers["cell_accuracy"].tolist() == [100, 50, 50, 100]
+    expected = {
+        "accuracy": 75,
+        "mean": 75,
+        "variance": 625,
+        "std": 25,
+        "cv": 100 / 3,
+        "gap": 50,
+        "relative_gap": 50,
+        "worst": 50,
+        "consistency": 50,
+        "same": 50,
+        "flip": 50,
+        "disagreement": 100 * (0 + 5 / 6) / 2,
+        "yes_rate": 75,
+    }
+    assert {name: numbers[name] for name in expected} == pytest.approx(expected)
+    for name in ("negative_accuracy", "balanced_accuracy", "d_prime", "cell_d_prime"):
+        assert np.isnan(numbers[name]).all()
+
+
+def test_every_number_with_negatives():
+    # Negatives by cell: 2 of 2, 1 of 2 (a Yes), 1 of 2 (unreadable), 2 of 2.
+    numbers = point(count_by_caption(replies_of(HAND, [[NO, YES, NO, NO], [NO, NO, UNREADABLE, NO]])))
+    assert numbers["cell_accuracy"].tolist() == [100, 50, 50, 100], "cells are judged on positives"
+    assert numbers["cell_negative_accuracy"].tolist() == [100, 50, 50, 100]
+    assert numbers["cell_balanced_accuracy"].tolist() == [100, 50, 50, 100]
+    assert numbers["negative_accuracy"] == 75
+    assert numbers["balanced_accuracy"] == 75
+    assert numbers["accuracy"] == 75
+    assert numbers["yes_rate"] == pytest.approx(100 * 7 / 16)
+    # Hits 2 of 2 and no false alarm: z(2.5/3) - z(0.5/3) = 2 * 0.96742. One of two each: z(0.5) - z(0.5) = 0.
+    assert numbers["cell_d_prime"] == pytest.approx([1.93484, 0, 0, 1.93484], abs=1e-5)
+    assert numbers["d_prime"] == pytest.approx(0.96742, abs=1e-5)
+
+
+def test_d_prime_by_hand():
+    # 8 hits of 10, 1 false alarm of 10: z(8.5/11) - z(1.5/11) = 0.7479 + 1.0968.
+    positives = [[YES]] * 8 + [[NO]] * 2
+    negatives = [[YES]] + [[NO]] * 9
+    z = statistics.NormalDist().inv_cdf
+    found = point(count_by_caption(replies_of(positives, negatives)))["d_prime"]
+    assert found == pytest.approx(z(8.5 / 11) - z(1.5 / 11))
+    assert found == pytest.approx(1.8447, abs=1e-4)
+
+
+def test_a_model_that_always_says_yes_is_found_out_by_its_negatives():
+    numbers = point(count_by_caption(replies_of([[YES] * 4] * 3, [[YES] * 4] * 3)))
+    assert (numbers["mean"], numbers["flip"], numbers["balanced_accuracy"]) == (100, 0, 50)
+    assert numbers["d_prime"] == pytest.approx(0)
+
+
+def test_variance_is_the_population_variance_in_percent_squared():
+    right = [84, 82, 83, 81, 82, 85, 81, 82, 83]  # of 100 captions, per cell
+    table = [[YES if caption < count else NO for count in right] for caption in range(100)]
+    numbers = point(count_by_caption(replies_of(table)))
+    assert numbers["mean"] == pytest.approx(statistics.mean(right))
+    assert numbers["variance"] == pytest.approx(statistics.pvariance(right))
+    assert numbers["variance"] == pytest.approx(1.5802, abs=1e-4)
+    assert numbers["gap"] == pytest.approx(4)
+
+
+def test_pooled_answers_count_negatives_into_the_cells():
+    replies = replies_of([[YES, NO]], [[YES, NO]])
+    assert point(count_by_caption(replies, pool_answers=True))["cell_accuracy"].tolist() == [50, 50]
+    assert point(count_by_caption(replies))["cell_accuracy"].tolist() == [100, 0]
+
+
+def test_incomplete_captions_count_for_cells_but_not_for_consistency():
+    counts = count_by_caption(replies_of([[YES, YES], [NO, None], [None, YES]]))
+    numbers = point(counts)
+    assert counts["complete"][:, 0].tolist() == [1, 0, 0]
+    assert numbers["cell_accuracy"].tolist() == [50, 100]
+    assert numbers["consistency"] == 100
+
+
+def test_a_cell_without_data_is_nan_and_left_out_of_the_spread():
+    numbers = point(count_by_caption(replies_of([[YES, None, NO]])))
+    assert np.isnan(numbers["cell_accuracy"]).tolist() == [False, True, False]
+    assert (numbers["mean"], numbers["gap"]) == (50, 100)
+    assert np.isnan(numbers["consistency"])
+
+
+def test_only_negatives_leave_the_cells_unknown():
+    counts = count_by_caption(replies_of([], [[NO, YES]]))
+    numbers = point(counts)
+    assert np.isnan(numbers["mean"])
+    assert numbers["negative_accuracy"] == 50
+    assert np.isnan(null_spread(counts, 5, 0)["gap"]).all()
+
+
+def test_bootstrap_draws_whole_captions_with_replacement():
+    samples = bootstrap(count_by_caption(replies_of([[YES] * 3, [NO] * 3])), 4000, seed=1)["mean"]
+    values, times = np.unique(samples, return_counts=True)
+    assert values.tolist() == [0, 50, 100]
+    assert times / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_bootstrap_depends_on_the_seed_and_not_on_the_chunks(monkeypatch):
+    counts = simulate(50, 9, np.random.default_rng(0), cluster=1)
+    samples = bootstrap(counts, 40, seed=3)
+    monkeypatch.setattr(probe_numbers, "_CHUNK_ENTRIES", 7 * 50)
+    again, other = bootstrap(counts, 40, seed=3), bootstrap(counts, 40, seed=4)
+    for name in samples:
+        np.testing.assert_array_equal(samples[name], again[name])
+    assert (samples["mean"] != other["mean"]).any()
+    assert samples["cell_accuracy"].shape == (40, 9)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(5)
+    truth = point(simulate(200_000, 4, generator, cluster=1))["mean"]
+    covered = 0
+    for trial in range(300):
+        low, high = interval(bootstrap(simulate(150, 4, generator, cluster=1), 300, seed=trial)["mean"])
+        covered += low <= truth <= high
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_intervals_by_caption_are_wider_than_by_row_where_captions_differ():
+    generator = np.random.default_rng(6)
+    ability = generator.normal(size=(300, 1)) * 2
+    table = np.where(ability + 0.3 * generator.normal(size=(300, 9)) > -1, YES, NO)
+    by_caption = replies_of(table.tolist())
+    rows = len(by_caption.reply)
+    by_row = Replies(np.arange(rows), by_caption.cell, by_caption.positive, by_caption.reply, rows, 9)
+    width = {}
+    for name, replies in {"caption": by_caption, "row": by_row}.items():
+        low, high = interval(bootstrap(count_by_caption(replies), 500, seed=0)["accuracy"])
+        width[name] = high - low
+    assert width["caption"] > 2 * width["row"]
+
+
+def test_interval_is_the_percentile_interval_and_skips_nan():
+    assert interval(np.array([*range(101), np.nan])) == pytest.approx((2.5, 97.5))
+    assert np.isnan(interval(np.full(3, np.nan))).all()
+    assert np.isnan(interval(np.empty(0))).all()
+
+
+def test_null_shuffles_the_cells_within_each_caption():
+    # Two captions, each right in one of two cells: the same cell (gap 100) or not (gap 0), evenly.
+    gaps = null_spread(count_by_caption(replies_of([[YES, NO], [YES, NO]])), 4000, seed=0)["gap"]
+    assert set(gaps) == {0, 100}
+    assert np.mean(gaps) == pytest.approx(50, abs=3)
+
+
+def test_null_keeps_missing_rows_missing():
+    # Cell 2 is always right and can swap with no other cell: only cells 0 and 1 of the first caption are shuffled.
+    counts = count_by_caption(replies_of([[YES, NO, None], [None, None, YES]]))
+    assert set(null_spread(counts, 50, seed=0)["gap"]) == {100}
+    assert set(null_spread(counts, 50, seed=0)["variance"].round(6)) == {round(np.var([100, 0, 100]), 6)}
+
+
+def test_null_does_not_depend_on_the_chunks(monkeypatch):
+    counts = simulate(30, 9, np.random.default_rng(0))
+    before = null_spread(counts, 40, seed=3)["gap"]
+    monkeypatch.setattr(probe_numbers, "_CHUNK_ENTRIES", 3 * 30 * 9)
+    np.testing.assert_array_equal(before, null_spread(counts, 40, seed=3)["gap"])
+
+
+@pytest.mark.parametrize("name", ["gap", "variance"])
+def test_null_rejects_a_position_effect_and_rarely_anything_else(name):
+    generator = np.random.default_rng(7)
+
+    def p(counts):
+        return p_value(point(counts)[name], null_spread(counts, 200, seed=0)[name])
+
+    by_chance = [p(simulate(100, 9, generator, cluster=1)) for _ in range(100)]
+    assert np.mean(by_chance) == pytest.approx(0.5, abs=0.1)
+    assert np.mean(np.array(by_chance) < 0.05) <= 0.12
+    assert p(simulate(100, 9, generator, cluster=1, effect=np.linspace(-0.7, 0.7, 9))) < 0.01
+
+
+def test_p_value_counts_the_observation():
+    assert p_value(5, np.array([1.0, 2, 3])) == 0.25
+    assert p_value(2, np.array([1.0, 2, 3])) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(1, 6, 2 * (1 + 7) / 2**7), (0, 5, 2 / 2**5), (3, 3, 1.0), (0, 0, 1.0), (10, 2, 2 * (1 + 12 + 66) / 2**12)],
+)
+def test_mcnemar_by_hand(only_first, only_second, p):
+    first = np.array([True] * only_first + [False] * only_second + [True, False])
+    second = np.array([False] * only_first + [True] * only_second + [True, False])
+    found = mcnemar(first, second)
+    assert (found["only_first_correct"], found["only_second_correct"]) == (only_first, only_second)
+    assert math.isclose(found["p"], p)
