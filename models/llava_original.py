@@ -8,6 +8,7 @@ weights either inside the checkpoint or in the tower's own folder.
 import json
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -123,6 +124,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         with open(file, "rb") as opened:
             is_zip = opened.read(2) == b"PK"  # the format before torch 1.6 cannot be mapped
         return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(f"{file}: holds other things than tensors, which could execute; not loaded") from error
     except (OSError, RuntimeError, SafetensorError, EOFError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]}); download it again") from error
 

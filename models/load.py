@@ -16,7 +16,6 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import is_torchvision_available
 from transformers.utils import logging as transformers_logging
 
 from models import llava_original
@@ -25,7 +24,7 @@ from models.modeling_gemma3 import Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaForConditionalGeneration
 from models.modeling_llava_next import LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
-from models.processors import Qwen2_5_VLProcessor, finish_processor, load_processor
+from models.processors import finish_processor, load_processor
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +90,11 @@ def register_auto_classes() -> None:
     """Make transformers' Auto classes and pipelines of this process build the forks; acts only when called.
 
     transformers 5.17 ignores a registration for its own config classes, so the forks' configs take over the types.
+    Where torchvision is missing, its AutoProcessor cannot load Qwen2.5-VL: give the pipeline `load_model`'s processor.
     """
     for model_type, fork in FORKS.items():
         AutoConfig.register(model_type, fork.config_class, exist_ok=True)
         AutoModelForImageTextToText.register(fork.config_class, fork, exist_ok=True)
-    if not is_torchvision_available():
-        AutoProcessor.register(FORKS["qwen2_5_vl"].config_class, Qwen2_5_VLProcessor, exist_ok=True)
 
 
 def read_flag(path: str, config: dict) -> bool:

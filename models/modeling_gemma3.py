@@ -28,7 +28,6 @@ class Gemma3Model(BalancedModel, upstream.Gemma3Model):
         is_image = input_ids == self.config.image_token_id
         return is_image * ((is_image.cumsum(-1) - 1) // self.config.mm_tokens_per_image + 1)
 
-
     def forward(self, input_ids=None, pixel_values=None, *, token_type_ids=None, past_key_values=None, **kwargs):
         """Upstream's forward on balanced positions; `token_type_ids` are of the tokens that come in."""
         cached = past_length(past_key_values) if token_type_ids is not None else 0

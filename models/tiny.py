@@ -32,7 +32,6 @@ from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalG
 from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from models.processors import chat_template, qwen2_5_vl_processor_class
 
-FAMILIES = ("llava", "llava_next_mistral", "llava_next_llama3", "qwen2_5_vl", "gemma3")
 IMAGE_SIZE, PATCH_SIZE = 56, 14  # 16 patches to a view
 TEXT = {
     "hidden_size": 64,
@@ -209,6 +208,17 @@ def gemma3():
     return Gemma3ForConditionalGeneration, config, processor
 
 
+# Family -> function that gives (fork class, config, processor).
+PARTS = {
+    "llava": llava,
+    "llava_next_mistral": llava_next_mistral,
+    "llava_next_llama3": llava_next_llama3,
+    "qwen2_5_vl": qwen2_5_vl,
+    "gemma3": gemma3,
+}
+FAMILIES = tuple(PARTS)
+
+
 def visual_tokens(config) -> list[int]:
     """Ids of the tokens that only a prompt may hold: images, videos and their markers."""
     names = ("image", "video", "vision_start", "vision_end", "boi", "eoi")
@@ -229,12 +239,11 @@ RELEASED_KEYS = {
 RELEASED_KEYS["llava_next"] = RELEASED_KEYS["gemma3"] = RELEASED_KEYS["llava"]
 
 
-def randomise(model: torch.nn.Module, seed: int) -> None:
+def randomise(model: torch.nn.Module) -> None:
     """Draw all weights anew: matrices that keep the size of features, norms and biases near where they start."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
-            noise = torch.randn(weight.shape, generator=generator)
+            noise = torch.randn(weight.shape)
             if weight.ndim == 1 and "class_embedding" not in name and "image_newline" not in name:
                 weight.add_(0.02 * noise)
             elif "embed_tokens" in name:
@@ -259,12 +268,16 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
     """
     if family not in FAMILIES:
         raise InputError(f"--family {family}: choose one of {', '.join(FAMILIES)}")
+    if layout not in ("transformers", "llava") or (layout == "llava" and not family.startswith("llava")):
+        raise InputError(f"--layout {layout} --family {family}: layout llava exists for the llava families only")
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise InputError(f"--output_dir {output_dir}: exists and is not an empty folder; name another")
-    model_class, config, processor = globals()[family]()
-    model = model_class(config)
-    randomise(model, seed)
+    model_class, config, processor = PARTS[family]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+        randomise(model)
     model.generation_config = GenerationConfig(
         bos_token_id=processor.tokenizer.bos_token_id,
         eos_token_id=processor.tokenizer.eos_token_id,
@@ -273,12 +286,7 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
         suppress_tokens=visual_tokens(config),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
-    if layout == "transformers":
-        write_transformers_layout(model, processor, output_dir)
-    elif layout == "llava" and family.startswith("llava"):
-        write_llava_layout(model, processor, output_dir)
-    else:
-        raise InputError(f"--layout {layout} --family {family}: layout llava exists for the llava families only")
+    (write_llava_layout if layout == "llava" else write_transformers_layout)(model, processor, output_dir)
     return output_dir
 
 

@@ -51,9 +51,7 @@ class Kit:
 
     def text(self, *parts: str | Image.Image) -> str:
         """The prompt of one user turn; strings and pictures in their order."""
-        content = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts
-        ]
+        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
         messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         # The LLaVA templates put a line break behind each picture; "adjacent" in a test means no token between.
@@ -65,9 +63,7 @@ class Kit:
         texts = [self.text(*row) for row in rows]
         images = pictures if any(pictures) else None
         return dict(
-            self.processor(
-                text=texts, images=images, padding=True, padding_side=padding_side, return_tensors="pt"
-            )
+            self.processor(text=texts, images=images, padding=True, padding_side=padding_side, return_tensors="pt")
         )
 
     def image_lengths(self, *row) -> list[int]:

@@ -149,8 +149,8 @@ def test_a_conversation_goes_on_from_its_cache(kit, second):
     generate(model, kit.inputs(ROWS[1]))  # what another call leaves behind must not matter
     addition = kit.inputs(second)
     whole = dict(addition)
-    for name, before in first.items():
-        if name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+    for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in first:
             said = with_new_tokens(first, new_tokens(first, output))[name]
             whole[name] = torch.cat([said, addition[name]], dim=1)
     fresh = dict(whole)

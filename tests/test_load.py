@@ -1,0 +1,246 @@
+"""Loading, the flag, saving, adapters, Auto classes, and what bad checkpoints are told."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from models import load_model
+from models.errors import InputError
+from tests.conftest import UPSTREAM, picture
+
+PICTURE = picture(70, 50)
+
+
+def edited(folder, copy, **fields):
+    """A copy of a checkpoint with fields of config.json changed (None: removed)."""
+    shutil.copytree(folder, copy)
+    edit_json(copy / "config.json", **fields)
+    return copy
+
+
+def edit_json(file, **fields):
+    config = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_flag_in_config_json_decides(kit, tmp_path, flag, caplog):
+    folder = edited(kit.folder, tmp_path / "checkpoint", position_balance=flag)
+    model, processor = load_model(folder, dtype="float32")
+    assert model.config.position_balance is flag
+    assert not model.training
+    assert processor.tokenizer.padding_side == "left"
+    assert not caplog.records
+    inputs = kit.inputs((PICTURE, "what?"))
+    assert torch.equal(logits(model, inputs), logits(kit.with_flag(flag), inputs))
+    other, _ = load_model(folder, position_balance=not flag, dtype="float32")
+    assert other.config.position_balance is not flag
+
+
+def test_an_absent_flag_is_false_with_one_notice(tiny_folders, tmp_path, caplog):
+    folder = edited(tiny_folders["llava"], tmp_path / "checkpoint", position_balance=...)
+    with caplog.at_level(logging.WARNING):
+        model, _ = load_model(folder)
+    assert model.config.position_balance is False
+    assert [record.message for record in caplog.records] == [
+        f'{folder}/config.json has no "position_balance": running the original model (false)'
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [("yes", '"yes"'), (1, "1"), (None, "null"), ("true", '"true"')])
+def test_a_flag_that_is_no_boolean(tiny_folders, tmp_path, value, shown):
+    folder = edited(tiny_folders["llava"], tmp_path / "checkpoint", position_balance=value)
+    for override in (None, True):
+        with pytest.raises(InputError) as raised:
+            load_model(folder, position_balance=override)
+        assert str(raised.value) == (
+            f'{folder}/config.json: "position_balance" is {shown}; '
+            'write "position_balance": true or "position_balance": false'
+        )
+    with pytest.raises(InputError, match="pass True, False or None"):
+        load_model(tiny_folders["llava"], position_balance="true")
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_saved_models_load_here_and_in_plain_transformers(kit, tmp_path, flag):
+    model = kit.with_flag(flag)
+    model.save_pretrained(tmp_path)
+    kit.processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    upstream_class = UPSTREAM[config["model_type"]]
+    assert config["position_balance"] is flag
+    assert config["architectures"] == [upstream_class.__name__]
+
+    kit.upstream.save_pretrained(tmp_path / "upstream")
+    saved, upstream_saved = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "upstream"))
+    assert saved.keys() == upstream_saved.keys()
+
+    inputs = kit.inputs((PICTURE, "what?"))
+    again, processor = load_model(tmp_path, dtype="float32")
+    assert again.config.position_balance is flag
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+    assert processor.chat_template == kit.processor.chat_template
+    plain, report = upstream_class.from_pretrained(tmp_path, dtype="float32", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert torch.equal(logits(plain.eval(), inputs), logits(kit.upstream, inputs))
+
+
+def test_adapters(kit, tmp_path):
+    """An adapter folder is a model path: its base, its weights, its flag."""
+    base, _ = load_model(kit.folder, position_balance=False, dtype="float32")
+    targets = r".*language_model.*\.(q_proj|v_proj)"
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=targets, init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    edit_json(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(kit.folder))
+    inputs = kit.inputs((PICTURE, "what?"))
+    loaded, processor = load_model(tmp_path / "adapter", dtype="float32")
+    assert torch.equal(logits(loaded, inputs), logits(adapted, inputs))
+    assert (logits(loaded, inputs) - logits(kit.with_flag(False), inputs)).abs().max() > 1e-3
+    assert processor.tokenizer.padding_side == "left"
+    # The flag that the adapter was trained with stands in its own folder; an argument overrides it.
+    (tmp_path / "adapter" / "config.json").write_text('{"position_balance": true}')
+    balanced, _ = load_model(tmp_path / "adapter", dtype="float32")
+    assert balanced.config.position_balance is True
+    base.config.position_balance = True
+    assert torch.equal(logits(balanced, inputs), logits(adapted, inputs))
+    assert load_model(tmp_path / "adapter", position_balance=False)[0].config.position_balance is False
+
+
+def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
+    base, _ = load_model(tiny_folders["llava"], position_balance=False)
+    get_peft_model(base, LoraConfig(r=4, target_modules=r".*language_model.*q_proj")).save_pretrained(tmp_path)
+    settings, file = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    edit_json(settings, base_model_name_or_path=str(tiny_folders["llava"]))
+    weights = load_file(file)
+    first = min(weights)
+    save_file({name: weight for name, weight in weights.items() if name != first}, file)
+    with pytest.raises(InputError, match="1 missing adapter weights"):
+        load_model(tmp_path)
+    save_file(weights | {"base_model.model.model.language_model.norm.lora_A.weight": torch.ones(4, 4)}, file)
+    with pytest.raises(InputError, match="1 unexpected adapter weights"):
+        load_model(tmp_path)
+    save_file(weights, file)
+    edit_json(settings, base_model_name_or_path=None)
+    with pytest.raises(InputError, match="no base_model_name_or_path"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_auto_classes_after_registration(tiny_folders, tmp_path, family):
+    """In a process of its own: registration is global."""
+    picture(80, 40).save(tmp_path / "picture.png")
+    code = f"""
+import transformers
+folder, before = {str(tiny_folders[family])!r}, transformers.AutoModelForImageTextToText
+assert before.from_pretrained(folder).__module__.startswith("transformers.")
+from models import register_auto_classes
+assert before.from_pretrained(folder).__module__.startswith("transformers.")
+register_auto_classes()
+model = before.from_pretrained(folder)
+assert model.__module__.startswith("models."), model.__module__
+processor = None
+if {family!r} == "qwen2_5_vl":  # transformers' AutoProcessor needs torchvision for it
+    from models.processors import load_processor
+    processor = load_processor(folder, model.config)
+pipe = transformers.pipeline("image-text-to-text", model=folder, processor=processor)
+assert pipe.model.__module__.startswith("models."), pipe.model.__module__
+content = [dict(type="image", path={str(tmp_path / "picture.png")!r}), dict(type="text", text="what?")]
+print(pipe(text=[dict(role="user", content=content)], max_new_tokens=3, return_full_text=False)[0])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "generated_text" in result.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import models, sys; assert not {'torch', 'transformers'} & set(sys.modules); from models import load_model"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_without_a_fork(tmp_path, tiny_folders):
+    """Flag off: transformers' own class. Flag on: the supported families are listed."""
+    folder = edited(tiny_folders["llava"], tmp_path / "checkpoint", model_type="vipllava", position_balance=True)
+    with pytest.raises(InputError, match="supported: llava, llava_next, qwen2_5_vl, gemma3"):
+        load_model(folder)
+    with pytest.raises(InputError, match="missing weights"):  # a class was found; these weights are not its own
+        load_model(folder, position_balance=False)
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def truncated(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def one_missing(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("multi_modal_projector.linear_1.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def one_too_many(folder):
+    weights = load_file(folder / "model.safetensors") | {"language_model.model.extra.weight": torch.ones(2)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def one_of_another_shape(folder):
+    weights = load_file(folder / "model.safetensors") | {"multi_modal_projector.linear_1.weight": torch.ones(2, 2)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: not a JSON object"),
+        (without_weights, "weights cannot be read"),
+        (truncated, "weights cannot be read"),
+        (one_missing, "1 missing weights .first: model.multi_modal_projector.linear_1.weight"),
+        (one_too_many, "1 unexpected weights .first: model.language_model.extra.weight"),
+        (one_of_another_shape, "1 mismatched weights .first: .*linear_1.weight"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded|image token"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "image processor cannot be loaded"),
+        (lambda folder: edit_json(folder / "config.json", image_token_index=5), "not of one checkpoint"),
+    ],
+)
+def test_broken_checkpoints(tiny_folders, tmp_path, spoil, message):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_folders["llava"], folder)
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as raised:
+        load_model(folder)
+    assert str(folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_paths_that_are_no_checkpoint(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "absent", "no/such-model", "absent", tmp_path, tmp_path / "file", ""):
+        with pytest.raises(InputError):
+            load_model(path)
+
+
+def test_a_tower_of_unknown_token_count_is_refused_only_with_the_flag(tiny_folders, tmp_path):
+    vision = {"model_type": "pixtral", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    folder = edited(tiny_folders["llava"], tmp_path / "checkpoint", vision_config=vision)
+    with pytest.raises(InputError, match="vision tower 'pixtral' is not one of"):
+        load_model(folder, position_balance=True)
+    with pytest.raises(InputError, match="weights"):
+        load_model(folder, position_balance=False)

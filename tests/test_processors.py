@@ -1,0 +1,96 @@
+"""Prompts: the conversations that the LLaVA families were tuned on, to the letter."""
+
+import pytest
+
+from tests.conftest import picture
+
+SYSTEM_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+SYSTEM_LLAMA3 = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+FIRST = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
+SECOND = {"role": "user", "content": "Sure?"}
+
+
+def llama3(role, text):
+    return f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("family", "one_turn", "two_turns"),
+    [
+        (
+            "llava",
+            SYSTEM_VICUNA + "USER: <image>\nWhat? ASSISTANT:",
+            SYSTEM_VICUNA + "USER: <image>\nWhat? ASSISTANT: A cat.</s>USER: Sure? ASSISTANT:",
+        ),
+        (
+            "llava_next_mistral",
+            "[INST] <image>\nWhat? [/INST]",
+            "[INST] <image>\nWhat? [/INST] A cat. </s>[INST] Sure? [/INST]",
+        ),
+        (
+            "llava_next_llama3",
+            llama3("system", f"{SYSTEM_LLAMA3}<|eot_id|>")
+            + llama3("user", "<image>\nWhat?<|eot_id|>")
+            + llama3("assistant", ""),
+            llama3("system", f"{SYSTEM_LLAMA3}<|eot_id|>")
+            + llama3("user", "<image>\nWhat?<|eot_id|>")
+            + llama3("assistant", "A cat.<|eot_id|>")
+            + llama3("user", "Sure?<|eot_id|>")
+            + llama3("assistant", ""),
+        ),
+    ],
+)
+def test_conversations(kits, family, one_turn, two_turns):
+    def render(*messages):
+        return kits[family].processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+
+    assert render(FIRST) == one_turn
+    assert render(FIRST, ANSWER, SECOND) == two_turns
+    system = {"role": "system", "content": "Be brief."}
+    assert "Be brief." in render(system, FIRST)
+    assert SYSTEM_VICUNA not in render(system, FIRST)
+    assert SYSTEM_LLAMA3 not in render(system, FIRST)
+
+
+def test_the_tokenizer_starts_a_prompt_once(kit):
+    tokenizer = kit.processor.tokenizer
+    ids = kit.inputs((picture(60, 60), "What?"))["input_ids"][0].tolist()
+    if tokenizer.bos_token_id is not None:
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids.count(tokenizer.bos_token_id) == 1
+    whole = kit.processor.apply_chat_template(
+        [{"role": "user", "content": "What?"}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+    assert whole[0] == kit.inputs(("What?",))["input_ids"][0].tolist()
+
+
+def test_image_tokens_are_as_many_as_features(kit):
+    """Any shape of picture: the processor's count is the model's."""
+    for size in ((56, 56), (400, 30), (33, 500), (840, 840)):
+        inputs = kit.inputs((picture(*size), "?"))
+        kit.with_flag(True)(**inputs)  # upstream raises if the counts differ
+        image_ids = kit.fork.model.image_ids(
+            inputs["input_ids"], **({"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {})
+        )
+        assert image_ids.max() == 1  # one picture
+
+
+def test_geometry_comes_from_the_model(kits, tmp_path):
+    """Early conversions of LLaVA say nothing of patches; the count of image tokens would be wrong."""
+    from models.processors import finish_processor
+
+    kit = kits["llava"]
+    kit.processor.save_pretrained(tmp_path)
+    processor = type(kit.processor).from_pretrained(tmp_path)
+    processor.patch_size = processor.vision_feature_select_strategy = None
+    processor.num_additional_image_tokens = 0
+    finish_processor(processor, kit.fork.config, "checkpoint")
+    ids = processor(text=["<image>"], images=[[picture(9, 9)]])["input_ids"][0]
+    assert ids.count(kit.image_token_id) == 16
