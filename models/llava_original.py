@@ -26,6 +26,7 @@ from transformers.processing_utils import ProcessorMixin
 from models.errors import InputError
 from models.modeling_llava import LlavaConfig
 from models.modeling_llava_next import LlavaNextConfig
+from models.quiet import quiet_transformers
 
 IMAGE_TOKEN = "<image>"
 # CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
@@ -170,9 +171,15 @@ def read_tower_weights(folder: Path, original: dict, tower_folder: Path | None) 
 
 
 def read_tokenizer(folder: Path):
-    """The language model's tokenizer with `<image>` added behind its last token, and a padding token."""
+    """The language model's tokenizer with `<image>` added behind its last token, and a padding token.
+
+    The code base tokenizes the text on each side of an image by itself, so that SentencePiece puts its word mark in
+    front of both; `legacy` is transformers' name for that.
+    """
+    legacy = {"legacy": True} if (folder / "tokenizer.model").is_file() else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with quiet_transformers():  # it does not know the config's model_type
+            tokenizer = AutoTokenizer.from_pretrained(folder, **legacy)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from error
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)

@@ -16,7 +16,6 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging as transformers_logging
 
 from models import llava_original
 from models.errors import InputError
@@ -25,6 +24,7 @@ from models.modeling_llava import LlavaForConditionalGeneration
 from models.modeling_llava_next import LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from models.processors import finish_processor, load_processor
+from models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -153,16 +153,13 @@ def check_towers(path: str, config) -> None:
 def load_weights(model_class: type, path: str | None, **arguments) -> PreTrainedModel:
     """`from_pretrained` that fails unless every weight was found, in its shape, and none was left over."""
     where = path if path is not None else "the checkpoint"
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its load report becomes our one line
     try:
-        model, report = model_class.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                path, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            )
     except (OSError, SafetensorError) as error:
         raise InputError(f"{where}: weights cannot be read ({str(error).splitlines()[0]})") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     for problem in ("missing", "unexpected", "mismatched"):
         keys = sorted(str(key) for key in report[f"{problem}_keys"])
         if keys:

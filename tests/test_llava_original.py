@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -111,6 +112,46 @@ def test_bin_shards_and_a_tower_of_its_own(originals, tmp_path):
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(InputError, match="pytorch_model-00002-of-00002.bin is missing"):
         load_model(folder, position_balance=False)
+
+
+def test_tokens_around_an_image_are_those_of_the_code_base(originals, tmp_path):
+    """With only a tokenizer.model, as liuhaotian/llava-v1.5-7b: the text on each side is tokenized by itself."""
+    words = [
+        f"{word}{end}" for word in ("what", "is", "shown", "USER", "cat", "image") for end in (" ", "\n", "? ", ": ")
+    ]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join("".join(words[i % 7 :: 2]) * 3 for i in range(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "tokenizer"), vocab_size=300, model_type="bpe",
+        byte_fallback=True, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        split_digits=True, minloglevel=2,
+    )  # fmt: skip
+    pieces = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(originals["llava"], folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    shutil.copy(tmp_path / "tokenizer.model", folder)
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": False, "add_bos_token": True}))
+    weights = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.randn(300, weights[name].shape[1])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    model, processor = load_model(folder, position_balance=True)
+    assert model.config.image_token_id == 300
+    text = "USER: <image>\nwhat is shown? cat:"
+    before, after = text.split("<image>")
+    expected = [1, *pieces.encode(before), *[300] * 16, *pieces.encode(after)]
+    assert processor(text=[text], images=[[picture(56, 56)]])["input_ids"][0] == expected
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    _, again = load_model(tmp_path / "saved")
+    assert again(text=[text], images=[[picture(56, 56)]])["input_ids"][0] == expected
 
 
 def test_a_pickle_that_would_execute_is_not_loaded(originals, tmp_path):
