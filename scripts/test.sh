@@ -1,0 +1,15 @@
+#!/bin/sh
+# Install what the tests need and pass them.
+#
+#     sh scripts/test.sh [arguments of pytest]
+set -eu
+cd "$(dirname "$0")/.."
+
+# shellcheck source=scripts/environment.sh
+. scripts/environment.sh
+python -m pip install --quiet --requirement tests/requirements.txt
+
+ruff check .
+ruff format --check .
+shellcheck -s sh scripts/*.sh
+python -m pytest "$@"
