@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
@@ -10,35 +11,52 @@ from models.errors import InputError
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
     """The objects of a JSON-lines file, in order; blank lines are skipped.
 
-    Raises InputError if the file is missing, empty, or has a line that is not one JSON object (the line is named).
+    Raises InputError as `numbered_json_lines` does.
     """
-    path = Path(path)
+    return [row for _, row in numbered_json_lines(path)]
+
+
+def numbered_json_lines(path: str | os.PathLike) -> list[tuple[int, dict]]:
+    """(line number from 1, object) of every line of a JSON-lines file, in order; blank lines are skipped.
+
+    Raises InputError if the file is missing, empty, or has a line that is not one JSON object (the line is
+    named).
+    """
+    return list(iter_json_lines(path))
+
+
+def iter_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
+    """What `numbered_json_lines` gives, one line at a time: for files that need not fit into memory."""
+    path, empty = Path(path), True
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    empty = False
+                    yield number, _json_object(path, number, line)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of a JSON-lines file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg}); one object a line is expected") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
-        rows.append(row)
-    if not rows:
+    if empty:
         raise InputError(f"{path}: empty; one JSON object a line is expected")
-    return rows
+
+
+def _json_object(path: Path, number: int, line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); one object a line is expected") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
+    return row
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Write `content` so that `path` always holds either its old content or all of the new one.
 
-    Creates missing parent folders. Text is written as UTF-8. Safe with several processes writing the same path.
+    Creates missing parent folders. Text is written as UTF-8. Safe with several processes writing the same
+    path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def test_d_prime_by_hand():
     positives = [[YES]] * 8 + [[NO]] * 2
     negatives = [[YES]] + [[NO]] * 9
     z = statistics.NormalDist().inv_cdf
-    found = point(count_by_caption(replies_of(positives, negatives)))["d_prime"]
+    found = point(count_by_caption(replies_of(positives, negatives, cells=4)))["d_prime"]
     assert found == pytest.approx(z(8.5 / 11) - z(1.5 / 11))
     assert found == pytest.approx(1.8447, abs=1e-4)
 
@@ -123,6 +123,11 @@ def test_incomplete_captions_count_for_cells_but_not_for_consistency():
     assert numbers["consistency"] == 100
 
 
+def test_two_positives_in_one_cell_make_no_complete_caption():
+    twice = Replies(np.zeros(3, int), np.array([0, 1, 1]), np.ones(3, bool), np.array([YES, YES, NO]), 1, 2)
+    assert np.isnan(point(count_by_caption(twice))["consistency"])
+
+
 def test_a_cell_without_data_is_nan_and_left_out_of_the_spread():
     numbers = point(count_by_caption(replies_of([[YES, None, NO]])))
     assert np.isnan(numbers["cell_accuracy"]).tolist() == [False, True, False]
@@ -151,7 +156,7 @@ def test_bootstrap_depends_on_the_seed_and_not_on_the_chunks(monkeypatch):
     monkeypatch.setattr(probe_numbers, "_CHUNK_ENTRIES", 7 * 50)
     again, other = bootstrap(counts, 40, seed=3), bootstrap(counts, 40, seed=4)
     for name in samples:
-        np.testing.assert_array_equal(samples[name], again[name])
+        np.testing.assert_allclose(samples[name], again[name], rtol=1e-12)
     assert (samples["mean"] != other["mean"]).any()
     assert samples["cell_accuracy"].shape == (40, 9)
 
@@ -198,6 +203,15 @@ def test_null_keeps_missing_rows_missing():
     counts = count_by_caption(replies_of([[YES, NO, None], [None, None, YES]]))
     assert set(null_spread(counts, 50, seed=0)["gap"]) == {100}
     assert set(null_spread(counts, 50, seed=0)["variance"].round(6)) == {round(np.var([100, 0, 100]), 6)}
+
+
+def test_null_shuffles_pooled_rows_as_well():
+    # Right in both rows of one cell, wrong in both of the other, and one wrong row in a cell of its own.
+    replies = replies_of([[YES, NO, NO], [YES, NO, None]], [[NO, YES, None], [NO, YES, None]])
+    assert point(count_by_caption(replies, pool_answers=True))["cell_accuracy"].tolist() == [100, 0, 0]
+    gaps = null_spread(count_by_caption(replies, pool_answers=True), 4000, seed=0)["gap"]
+    assert set(gaps) == {50, 100}
+    assert np.mean(gaps) == pytest.approx(75, abs=3)
 
 
 def test_null_does_not_depend_on_the_chunks(monkeypatch):
