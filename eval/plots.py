@@ -7,6 +7,7 @@ probe_heatmaps([Panel("off", "mean 82.49 %", cells)], "heatmap.png")
 import io
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,16 +62,35 @@ def probe_heatmaps(panels: Sequence[Panel], path: str | os.PathLike) -> None:
     and for a path that cannot be written.
     """
     check_suffix(path)
-    # The user's own matplotlibrc must not change a published figure; a fixed salt keeps the ids of an SVG the same.
-    with matplotlib.style.context(["default", {"svg.hashsalt": "bapa", "pdf.fonttype": 42}]):
-        content = _render(panels, Path(path).suffix.lower().lstrip("."))
+    with _our_style():
+        figure = _draw(panels)
+    save(figure, path)
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure to `path` (atomically), as png, pdf or svg by suffix; equal figures give equal files.
+
+    Raises InputError for another suffix and for a path that cannot be written.
+    """
+    check_suffix(path)
+    kind = Path(path).suffix.lower().lstrip(".")
+    # A date in the file would make two equal pictures differ.
+    undated = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    content = io.BytesIO()
+    with _our_style():
+        figure.savefig(content, format=kind, dpi=DPI, metadata=undated)
     try:
-        write_atomic(path, content)
+        write_atomic(path, content.getvalue())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _render(panels: Sequence[Panel], kind: str) -> bytes:
+def _our_style() -> AbstractContextManager:
+    """The user's own matplotlibrc must not change a published figure; a fixed salt keeps the ids of an SVG the same."""
+    return matplotlib.style.context(["default", {"svg.hashsalt": "bapa", "pdf.fonttype": 42}])
+
+
+def _draw(panels: Sequence[Panel]) -> Figure:
     width = PANEL_WIDTH * len(panels)
     figure = Figure(figsize=(width, PANEL_HEIGHT), facecolor="white")
     scales = {diverging: _scale(panels, diverging) for diverging in {panel.diverging for panel in panels}}
@@ -82,11 +102,7 @@ def _render(panels: Sequence[Panel], kind: str) -> bytes:
     for diverging, (colours, norm) in scales.items():
         members = [index for index, panel in enumerate(panels) if panel.diverging == diverging]
         _draw_scale(figure, members, len(panels), ScalarMappable(norm, colours), diverging)
-    # A date in the file would make two equal pictures differ.
-    undated = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=DPI, metadata=undated)
-    return content.getvalue()
+    return figure
 
 
 def _scale(panels: Sequence[Panel], diverging: bool) -> tuple[Colormap, Normalize]:
