@@ -17,6 +17,8 @@ from data.build_folder import open_build
 from data.build_probe import main
 from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout
 from data.grid import cell_names
+from data.sampling import take_sample
+from data.sources import find_source
 from models.errors import InputError
 from tests.captioned_pictures import PHOTOS, crops, read_tree, write_captions, write_folder, write_tar
 
@@ -214,16 +216,16 @@ def test_the_share_of_negatives_is_exact_and_spread(share, captions, source, tmp
     assert all(right - left <= 14 // captions + 1 for left, right in itertools.pairwise(asked))
 
 
-def test_equal_pictures_and_equal_captions_never_share_a_canvas(tmp_path):
-    pairs = crops(12)
-    twins = [(pairs[0][0], "another caption of one picture"), (crops(13)[12][0], pairs[1][1])]
-    rows = build(write_captions(tmp_path / "source", pairs + twins), tmp_path / "out", 14, "--negatives", "1")
-    by_canvas = {}
-    for row in rows:
-        by_canvas.setdefault(row["id"][:6], set()).add(row["caption"])
-    for captions in by_canvas.values():
-        assert len(captions) == 2
-        assert captions != {pairs[0][1], "another caption of one picture"}
+@pytest.mark.parametrize("twin", ["picture", "caption"])
+def test_equal_pictures_and_equal_captions_never_share_a_canvas(twin, tmp_path):
+    """Nine items on a canvas, so eight of them and a twin of one are not enough, nor are ten for a negative."""
+    pairs = crops(10)
+    for count, flags, found in ((8, [], 7), (9, ["--negatives", "1"], 8)):
+        double = (pairs[0][0], "its other caption") if twin == "picture" else (pairs[-1][0], pairs[0][1])
+        folder = write_captions(tmp_path / f"source {count}", [*pairs[:count], double])
+        with pytest.raises(InputError, match=f"the sample has {found};"):
+            build(folder, tmp_path / "out", count + 1, *flags)
+    assert build(folder, tmp_path / "out", 10)
 
 
 def test_seed_and_nothing_else_decides_the_bytes(source, tmp_path):
@@ -257,6 +259,14 @@ def test_a_lost_image_is_drawn_again(source, tmp_path):
     (tmp_path / "images" / "000003_5.jpg").unlink()
     build(source, tmp_path)
     assert read_tree(tmp_path) == before
+
+
+def test_the_rest_of_a_removed_build_is_not_taken_up(source, tmp_path):
+    """A kill while working files are removed may leave the sample of other arguments, without what tells them."""
+    build(source, tmp_path / "fresh", 9)
+    take_sample(find_source(source), 9, 1, 32, tmp_path / "out" / ".build")
+    build(source, tmp_path / "out", 9)
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "fresh")
 
 
 def test_the_summary_counts_what_was_skipped(tmp_path, capsys):
@@ -328,7 +338,7 @@ def test_a_damaged_source_leaves_a_folder_that_can_be_used(tmp_path):
 
 def start(source: Path, folder: Path) -> subprocess.Popen:
     command = [sys.executable, SCRIPT, "--source", source, "--output_dir", folder, "--num_captions", "60"]
-    return subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def children(pid: int) -> list[int]:
@@ -366,15 +376,12 @@ def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(tmp_path
         wait_until(moment)
         workers = children(process.pid)
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
         wait_until(lambda workers=workers: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     drawn = {path: path.stat().st_ino for path in (killed / "images").glob("[!.]*")}
     assert len(drawn) >= 400
     for folder in (killed, unbroken):
-        process = start(source, folder)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
+        assert start(source, folder).wait() == 0
     assert read_tree(killed) == read_tree(unbroken)
     assert {path: path.stat().st_ino for path in drawn} == drawn
 

@@ -303,9 +303,9 @@ def test_captions_lose_line_breaks_and_what_cannot_be_written(tmp_path):
 
 
 def test_a_broken_pass_goes_on_where_it_was(tmp_path, tiny_image, monkeypatch):
-    monkeypatch.setattr(data.sampling, "CHECKPOINT_SECONDS", -1)
     unbroken = take_sample(numbered_source(100, tiny_image), 12, 0, 32, tmp_path / "unbroken")
     work, loaded = tmp_path / "broken", []
+    monkeypatch.setattr(data.sampling, "CHECKPOINT_SECONDS", -1)
     for fail_at in (3, 47, 99):
         with pytest.raises(InputError):
             take_sample(numbered_source(100, tiny_image, loaded, fail_at), 12, 0, 32, work)
@@ -317,6 +317,18 @@ def test_a_broken_pass_goes_on_where_it_was(tmp_path, tiny_image, monkeypatch):
     state = json.loads((work / "sample.json").read_text())
     assert take_sample(numbered_source(100, tiny_image, fail_at=0), 12, 0, 32, work) == unbroken
     assert json.loads((work / "sample.json").read_text()) == state
+
+
+def test_a_broken_pass_may_lose_what_it_did_after_the_last_written_state(tmp_path, tiny_image, monkeypatch):
+    unbroken = take_sample(numbered_source(100, tiny_image), 12, 0, 32, tmp_path / "unbroken")
+    work = tmp_path / "broken"
+    for seconds, fail_at in ((-1, 30), (600, 90)):
+        monkeypatch.setattr(data.sampling, "CHECKPOINT_SECONDS", seconds)
+        with pytest.raises(InputError):
+            take_sample(numbered_source(100, tiny_image, fail_at=fail_at), 12, 0, 32, work)
+    held = json.loads((work / "sample.json").read_text())["pictures"]
+    assert all((work / "pool" / file).exists() for _, _, file in held.values())
+    assert take_sample(numbered_source(100, tiny_image), 12, 0, 32, work) == unbroken
 
 
 def test_random_order_gives_every_number_once_and_every_order():

@@ -1,0 +1,130 @@
+"""Probe canvases: where the cells lie, how a picture is read and fitted, and how canvases are drawn.
+
+The paper's canvas (arXiv 2509.21984, the spatial probe): 840 px a side, 3x3 cells of 272 px, 4 px apart, 8 px
+border.
+"""
+
+import warnings
+from io import BytesIO
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+
+from models.errors import InputError
+
+JPEG_QUALITY = 95
+RESAMPLING = Image.Resampling.LANCZOS
+LARGEST_CANVAS = 65_500  # px; the most that JPEG can hold
+
+
+class Layout(NamedTuple):
+    """A square canvas of `grid * grid` square cells, in pixels; `border` is the left and the top one."""
+
+    grid: int
+    canvas: int
+    cell: int
+    gap: int
+    border: int
+
+
+class PictureError(ValueError):
+    """A picture cannot be used. The message is the reason, one word: `undecodable` or `too_small`."""
+
+
+def make_layout(grid: int, canvas: int, cell: int | None, gap: int, border: int) -> Layout:
+    """The layout of these sizes (pixels).
+
+    A given `cell` must fill the canvas exactly. Without one, the cells are the largest that fit, and the
+    pixels that they leave over widen the border (the odd one goes to the right and the bottom). Raises
+    InputError, which names the flags, for sizes that do not go together.
+    """
+    if not 2 <= grid <= 6:
+        raise InputError(f"--grid {grid}: must be 2 to 6")
+    if not 1 <= canvas <= LARGEST_CANVAS:
+        raise InputError(f"--canvas {canvas}: must be 1 to {LARGEST_CANVAS} px")
+    if gap < 0 or border < 0:
+        raise InputError(f"--gap {gap} --border {border}: must not be negative")
+    room = canvas - 2 * border - (grid - 1) * gap
+    if room < grid:
+        raise InputError(
+            f"--canvas {canvas}: no room for {grid}x{grid} cells beside --border {border} and --gap {gap}; "
+            "raise --canvas or lower the others"
+        )
+    if cell is None:
+        return Layout(grid, canvas, room // grid, gap, border + room % grid // 2)
+    if cell * grid != room:
+        raise InputError(
+            f"--cell {cell}: 2*border + grid*cell + (grid-1)*gap is {canvas - room + grid * cell} px, "
+            f"not --canvas {canvas}; leave --cell out for the largest cells that fit ({room // grid})"
+        )
+    return Layout(grid, canvas, cell, gap, border)
+
+
+def cell_corners(layout: Layout) -> list[tuple[int, int]]:
+    """Left and top (pixels) of every cell, row-major."""
+    starts = [layout.border + index * (layout.cell + layout.gap) for index in range(layout.grid)]
+    return [(left, top) for top in starts for left in starts]
+
+
+def decode(content: bytes, side: int, min_side: int = 1) -> Image.Image:
+    """The picture in `content` (a JPEG, PNG, WebP, ... file) as RGB: upright, transparent parts white.
+
+    A JPEG much larger than `side` px is decoded at a fraction of its size (never below twice `side`), which
+    is all that fitting it into such a square needs. Raises PictureError if Pillow cannot decode the picture,
+    if it is large enough for a decompression bomb, or if its shorter side is below `min_side` px.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # A broken file raises whatever its decoder trips over, from OSError to struct.error, and one bad
+        # picture among millions must not end a build.
+        try:
+            picture = Image.open(BytesIO(content))
+            size = picture.size
+            picture.draft(None, (2 * side, 2 * side))
+            picture = ImageOps.exif_transpose(picture)
+            picture = _to_rgb(picture)
+        except Exception as error:
+            raise PictureError("undecodable") from error
+    if min(size) < min_side:
+        raise PictureError("too_small")
+    return picture
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        return white.convert("RGB")
+    if picture.mode.startswith("I"):
+        # Pillow clips 16-bit grey at 255 when it converts; scale it instead.
+        picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    return picture.convert("RGB")
+
+
+def fit(picture: Image.Image, side: int) -> Image.Image:
+    """`picture` scaled, up or down, so that its longer side is `side` px; its aspect is kept."""
+    scale = side / max(picture.size)
+    size = tuple(max(1, round(length * scale)) for length in picture.size)
+    return picture.resize(size, RESAMPLING)
+
+
+def draw_canvas(layout: Layout, target: Image.Image, distractors: list[Image.Image], k: int) -> Image.Image:
+    """A white RGB canvas: `target` in row-major cell `k`, the `distractors`, in order, in the other cells.
+
+    The pictures are already fitted (`fit`) and stand in the middle of their cells. Fewer distractors than
+    cells leave the last cells white: none gives the canvas of the similarity study.
+    """
+    canvas = Image.new("RGB", (layout.canvas, layout.canvas), "white")
+    corners = cell_corners(layout)
+    corners = [corners.pop(k), *corners]
+    for (left, top), picture in zip(corners, [target, *distractors], strict=False):
+        canvas.paste(picture, (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2))
+    return canvas
+
+
+def encode(canvas: Image.Image) -> bytes:
+    """`canvas` as a JPEG file; the same pixels always give the same bytes (with one version of Pillow)."""
+    buffer = BytesIO()
+    canvas.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
