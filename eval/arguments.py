@@ -1,0 +1,100 @@
+"""The command line that all benchmarks share."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from models.errors import InputError
+
+
+def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
+    """The parser of what all benchmarks share; a mistake on the command line is an InputError of one line."""
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model_path", required=True, help="checkpoint: a folder, or an id of the hub")
+    add("--answers_file", "--answer_file", type=Path, required=True, help="JSON lines to write, one per item")
+    add(
+        "--position_balance",
+        type=_true_or_false,
+        metavar="true|false",
+        help="overrides the checkpoint's config.json for this run (default: as config.json says)",
+    )
+    add(
+        "--batch_size",
+        type=_auto_or_count,
+        default=None,
+        metavar="auto|N",
+        help="prompts at a time (default: auto: 8, on a GPU 32, halved when its memory is too small)",
+    )
+    add(
+        "--max_new_tokens",
+        type=_count,
+        default=max_new_tokens,
+        help="longest reply, in tokens (default: %(default)s)",
+    )
+    add(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="of weights and arithmetic (default: auto: on the CPU float32, else as the checkpoint says)",
+    )
+    add(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="where the model runs (default: auto: a GPU if there is one; process r takes GPU r)",
+    )
+    add(
+        "--attn_implementation",
+        help="sdpa, eager, flash_attention_2, ... (default: the checkpoint's, else sdpa)",
+    )
+    add("--limit", type=_count, help="ask only the first N items (default: all)")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="delete the answers that are there and start anew",
+    )
+    add(
+        "--num_workers",
+        type=_count_or_zero,
+        help="processes that open pictures beside the model; 0: none (default: the free cores, at most 8)",
+    )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage that argparse puts before it."""
+        raise InputError(f"{message} (see --help)")
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _count_or_zero(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def _auto_or_count(text: str) -> int | None:
+    return None if text == "auto" else _count(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return text

@@ -1,0 +1,243 @@
+"""Prompts and pictures in, greedy replies out: loader processes prepare batches while the model answers."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from eval.items import PictureError, open_picture, picture_parts, without_pictures
+from models import load_model
+from models.errors import InputError
+
+AUTO_BATCH_SIZE = {"cpu": 8, "mps": 8, "cuda": 32}
+
+# Values of a checkpoint's generation_config that greedy decoding up to `max_new_tokens` does not read.
+NOT_GREEDY = (
+    *("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("num_beam_groups", "diversity_penalty", "max_length"),
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts ready for the model: tensors by name, or None if there is no such prompt; and the others' errors."""
+
+    indices: list[int]
+    prompts: list[str]
+    inputs: dict[str, torch.Tensor] | None
+    errors: dict[int, str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by DataLoader, so that copies to the GPU run beside its work."""
+        pinned = self.inputs and {name: value.pin_memory() for name, value in self.inputs.items()}
+        return replace(self, inputs=pinned)
+
+
+class Batches(Dataset):
+    """Batch `number`, opened and processed on access, so that loader processes do the work."""
+
+    def __init__(self, processor, messages_of: Callable[[int], list[dict]], batches: list[list[int]]):
+        self.processor, self.messages_of, self.batches = processor, messages_of, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        return prepare(self.processor, [(index, self.messages_of(index)) for index in self.batches[number]])
+
+
+def choose_device(name: str, local_rank: int, num_processes: int) -> torch.device:
+    """The device of this process: process r of a machine gets its GPU r. Raises InputError if there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"--device {name}: not available here; use --device cpu")
+    if kind != "cuda":
+        return torch.device(kind)
+    if not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch sees no CUDA GPU; use --device cpu")
+    if number and num_processes > 1:
+        raise InputError(f"--device {name}: one GPU for {num_processes} processes; use --device cuda")
+    index = int(number) if number else local_rank
+    if index >= torch.cuda.device_count():
+        raise InputError(f"GPU {index} is needed, but this machine has {torch.cuda.device_count()}")
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def load(
+    model_path: str,
+    device: torch.device,
+    position_balance: bool | None,
+    dtype: str,
+    attn_implementation: str | None,
+) -> tuple:
+    """(model, processor) on its device; dtype "auto" is float32 on the CPU, elsewhere the checkpoint's own.
+
+    Raises InputError for a bad checkpoint, one that does not fit, or an attention back end that is not
+    installed.
+    """
+    arguments = {"dtype": "float32" if dtype == "auto" and device.type == "cpu" else dtype}
+    if attn_implementation:
+        arguments["attn_implementation"] = attn_implementation
+    try:
+        model, processor = load_model(model_path, position_balance=position_balance, **arguments)
+        return model.to(device), processor
+    except torch.OutOfMemoryError:
+        raise InputError(f"{model_path}: does not fit into the memory of {device}; try --dtype bfloat16") from None
+    except (ImportError, ValueError) as error:
+        if not attn_implementation or isinstance(error, InputError):
+            raise
+        reason = str(error).split("\n")[0]
+        raise InputError(f"--attn_implementation {attn_implementation}: {reason}") from None
+
+
+def make_greedy(model) -> dict:
+    """Make the model's generation greedy and return its generation settings as they now are.
+
+    Sampling values are cleared (released checkpoints carry them, and transformers would warn of each).
+    Everything else stays as the checkpoint has it, `repetition_penalty` above all: Qwen2.5-VL is released
+    with 1.05, and its published scores are with it.
+    """
+    config = model.generation_config
+    config.do_sample, config.num_beams = False, 1
+    for name in NOT_GREEDY:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
+    settings = config.to_diff_dict()
+    settings.pop("transformers_version", None)
+    return settings
+
+
+def render(processor, messages: list[dict]) -> str:
+    """The full text given to the processor for one prompt, by the checkpoint's own chat template."""
+    return processor.apply_chat_template(without_pictures(messages), add_generation_prompt=True, tokenize=False)
+
+
+def prepare(processor, prompts: list[tuple[int, list[dict]]]) -> Batch:
+    """Open the pictures of (index, messages) pairs and process them together.
+
+    A prompt whose picture cannot be read, or that the processor refuses, becomes an error and harms no other.
+    """
+    ready, errors = [], {}
+    for index, messages in prompts:
+        try:
+            pictures = [open_picture(part) for part in picture_parts(messages)]
+        except PictureError as error:
+            errors[index] = str(error)
+        else:
+            ready.append((index, render(processor, messages), pictures))
+    try:
+        inputs = _process(processor, ready)
+    except ValueError:
+        refusals = [_refusal(processor, prompt) for prompt in ready]
+        errors |= {prompt[0]: reason for prompt, reason in zip(ready, refusals, strict=True) if reason}
+        ready = [prompt for prompt, reason in zip(ready, refusals, strict=True) if not reason]
+        inputs = _process(processor, ready)
+    return Batch([index for index, _, _ in ready], [text for _, text, _ in ready], inputs, errors)
+
+
+def answer_all(
+    model,
+    processor,
+    messages_of: Callable[[int], list[dict]],
+    order: list[int],
+    batch_size: int | None,
+    num_workers: int,
+    max_new_tokens: int,
+) -> Iterator[dict[int, dict]]:
+    """Yield, batch by batch, index -> `{"prompt", "prediction"}` or `{"error"}` for the indices of `order`.
+
+    `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does not
+    hold it. In float32 replies do not depend on it; in bfloat16 and float16 a rare near-tie between two
+    tokens may.
+    """
+    size, left = batch_size or AUTO_BATCH_SIZE[model.device.type], list(order)
+    while left:
+        try:
+            for batch in _loader(model, processor, messages_of, left, size, num_workers):
+                yield _answer(model, processor, batch, max_new_tokens)
+                left = left[len(batch.indices) + len(batch.errors) :]
+        except torch.OutOfMemoryError:
+            if batch_size or size == 1:
+                advice = "lower it, or use auto" if size > 1 else "use a smaller --dtype or --max_new_tokens"
+                raise InputError(
+                    f"--batch_size {size} does not fit into the memory of {model.device}; {advice} "
+                    "(answers so far are kept)"
+                ) from None
+            size //= 2
+        else:
+            return
+        # Here and not in the handler: until it is left, the exception keeps the tensors of the failed batch.
+        torch.cuda.empty_cache()
+
+
+def default_workers(num_processes: int) -> int:
+    """Loader processes for each of `num_processes` on this machine: the cores they leave, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(0, cores // num_processes - 1))
+
+
+def _loader(model, processor, messages_of, indices: list[int], size: int, num_workers: int) -> DataLoader:
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return DataLoader(
+        Batches(processor, messages_of, batches),
+        batch_size=None,
+        num_workers=min(num_workers, len(batches)),
+        collate_fn=_unchanged,
+        pin_memory=model.device.type == "cuda",
+    )
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+def _process(processor, ready: list[tuple]) -> dict[str, torch.Tensor] | None:
+    if not ready:
+        return None
+    texts, pictures = [text for _, text, _ in ready], [pictures for _, _, pictures in ready]
+    arguments = {"images": pictures} if any(pictures) else {}
+    bos = processor.tokenizer.bos_token
+    if bos and texts[0].startswith(bos):
+        # The template has written the first token; the tokenizer must not put another before it.
+        arguments["add_special_tokens"] = False
+    return dict(processor(text=texts, padding=True, return_tensors="pt", **arguments))
+
+
+def _refusal(processor, prompt: tuple) -> str | None:
+    try:
+        _process(processor, [prompt])
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _answer(model, processor, batch: Batch, max_new_tokens: int) -> dict[int, dict]:
+    replies = []
+    if batch.inputs is not None:
+        inputs = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None, non_blocking=True)
+            for name, value in batch.inputs.items()
+        }
+        with torch.inference_mode():
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens)
+        new_tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
+        replies = [_decode(model, processor, tokens) for tokens in new_tokens]
+    answers = {
+        index: {"prompt": prompt, "prediction": reply}
+        for index, prompt, reply in zip(batch.indices, batch.prompts, replies, strict=True)
+    }
+    return answers | {index: {"error": reason} for index, reason in batch.errors.items()}
+
+
+def _decode(model, processor, tokens: list[int]) -> str:
+    """The reply up to its end: what follows is padding, which depends on the other prompts of the batch."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return processor.tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)

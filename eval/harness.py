@@ -1,0 +1,294 @@
+"""The run that all benchmarks share: items -> batches -> answers.jsonl, resumable and accounted for.
+
+A benchmark is a file that supplies what to load and what to ask, and ends like eval/probe.py:
+
+    BENCHMARK = Benchmark("probe", add_arguments, load_items, messages, key=("id",))
+    def main(argv=None): return run(BENCHMARK, argv)
+
+The harness owns the command line (eval/arguments.py), generation (eval/generate.py), the answers file
+(eval/journal.py) and its manifest (eval/manifest.py). Several processes share the items, one GPU each:
+`torchrun --nproc_per_node 8 eval/probe.py ...`. Exit status: 0, every item is answered; 1, every item has a row
+but some are errors, which the same command tries again; 2, bad input.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from eval import journal, manifest
+from eval.arguments import build_parser
+from eval.items import describe_key, item_key, longest_first, without_pictures
+from models.errors import InputError
+
+# What the harness writes into a row; an answers file can therefore serve as the items of another run.
+ROW_FIELDS = {"prompt", "prediction", "error"}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark supplies.
+
+    `load_items(args)` returns the items as JSON-ready dicts, or raises InputError. `messages(item, args)`
+    returns one item's chat messages in transformers' format; an image part has `path` (a file) or `image`
+    (its bytes). `key` names the fields that tell an item from every other.
+    """
+
+    name: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    load_items: Callable[[argparse.Namespace], list[dict]]
+    messages: Callable[[dict, argparse.Namespace], list[dict]]
+    key: tuple[str, ...] = ("id",)
+    max_new_tokens: int = 128
+
+
+class Processes:
+    """The processes of a run, as torchrun and accelerate launch tell each by its environment."""
+
+    def __init__(self):
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        self.rank, self.count, self.local_rank, self.local_count = (
+            int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)
+        )
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Connected to each other. They wait for the slowest for days; torchrun ends all when one fails."""
+        if self.count == 1:
+            yield
+            return
+        import torch.distributed
+
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        try:
+            yield
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def by_first(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns in process 0, in all processes. Its InputError ends all, told once."""
+        outcome = None
+        if self.rank == 0:
+            try:
+                outcome = function()
+            except InputError as error:
+                outcome = error
+        if self.count > 1:
+            import torch.distributed
+
+            outcomes = [outcome]
+            torch.distributed.broadcast_object_list(outcomes, src=0)
+            outcome = outcomes[0]
+        if isinstance(outcome, InputError):
+            if self.rank == 0:
+                raise outcome
+            sys.exit(2)
+        return outcome
+
+    def wait(self) -> None:
+        """Return once all processes have come here."""
+        if self.count > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps of one run share."""
+
+    benchmark: Benchmark
+    args: argparse.Namespace
+    processes: Processes
+    items: list[dict]
+
+    def key(self, item: dict) -> tuple:
+        """What tells the item (or its row) from every other."""
+        return item_key(item, self.benchmark.key)
+
+    def messages_of(self, index: int) -> list[dict]:
+        """The chat messages of item `index`."""
+        return self.benchmark.messages(self.items[index], self.args)
+
+
+def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
+    """Ask a model every item of a benchmark that has no answer yet; returns the exit status.
+
+    Raises InputError for whatever the user can mend; what can be checked is checked before the model is loaded.
+    """
+    parser = build_parser(sys.modules[benchmark.load_items.__module__].__doc__, benchmark.max_new_tokens)
+    benchmark.add_arguments(parser)
+    args = parser.parse_args(argv)
+    processes = Processes()
+    this = Run(benchmark, args, processes, load_items(benchmark, args, processes))
+    settings = known_settings(this)
+    with processes.joined(), contextlib.ExitStack() as stack:
+
+        def hold_and_plan() -> tuple[list[int], int]:
+            stack.enter_context(journal.only_writer(args.answers_file))
+            return plan(this, settings)
+
+        order, done = processes.by_first(hold_and_plan)
+        seconds = ask(this, settings, order, done) if order else 0.0
+        processes.wait()
+        return finish(this, done, seconds) if processes.rank == 0 else 0
+
+
+def load_items(benchmark: Benchmark, args: argparse.Namespace, processes: Processes) -> list[dict]:
+    """The items to ask, once the files they come from and go to are known to be fit."""
+    journal.check_writable(args.answers_file)
+    answers = args.answers_file.resolve()
+    for name, value in vars(args).items():
+        if name != "answers_file" and isinstance(value, Path) and value.resolve() == answers:
+            raise InputError(f"--answers_file {args.answers_file} is also --{name}; choose another path")
+    items = [
+        {field: value for field, value in item.items() if field not in ROW_FIELDS}
+        for item in benchmark.load_items(args)[: args.limit]
+    ]
+    seen = set()
+    for item in items:
+        if item_key(item, benchmark.key) in seen:
+            raise InputError(f"{benchmark.name}: one item twice ({describe_key(item, benchmark.key)})")
+        seen.add(item_key(item, benchmark.key))
+    if processes.count > len(items):
+        raise InputError(f"{processes.count} processes for {len(items)} items; start at most {len(items)}")
+    return items
+
+
+def known_settings(this: Run) -> dict:
+    """What decides the answers, as far as it is known before the model is loaded."""
+    args, folder = this.args, Path(this.args.model_path)
+    questions = [without_pictures(this.messages_of(index)) for index in range(len(this.items))]
+    asked = {
+        "position_balance": args.position_balance,
+        "device": None if args.device == "auto" else args.device.partition(":")[0],
+        "dtype": None if args.dtype == "auto" else args.dtype,
+        "attn_implementation": args.attn_implementation,
+    }
+    return {
+        "benchmark": this.benchmark.name,
+        "items": len(this.items),
+        "items_sha256": manifest.hash_json(this.items),
+        "questions_sha256": manifest.hash_json(questions),
+        "limit": args.limit,
+        "model_path": str(folder.resolve()) if folder.is_dir() else args.model_path,
+        "model_files": manifest.fingerprint(folder),
+        "max_new_tokens": args.max_new_tokens,
+        "versions": manifest.versions(),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+
+
+def plan(this: Run, settings: dict) -> tuple[list[int], int]:
+    """Indices of the items to ask, longest first, and how many were answered before. Deletes nothing."""
+    rows = {} if this.args.overwrite else earlier_rows(this, settings)
+    left = [index for index, item in enumerate(this.items) if "prediction" not in rows.get(this.key(item), {})]
+    order = longest_first([this.messages_of(index) for index in left])
+    return [left[place] for place in order], len(this.items) - len(left)
+
+
+def earlier_rows(this: Run, settings: dict) -> dict[tuple, dict]:
+    """The rows of the run that this one continues, by key. Raises InputError if it cannot continue them."""
+    answers = this.args.answers_file
+    rows = journal.collect(answers, this.benchmark.key)
+    if rows:
+        earlier = manifest.read_manifest(answers)
+        if earlier is None:
+            raise InputError(
+                f"{answers}: has answers but no manifest, so what gave them is not known; "
+                "choose another --answers_file, or start anew with --overwrite"
+            )
+        manifest.check_same(answers, earlier, settings)
+    return rows
+
+
+def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
+    """Load the model and let it answer this process's share of `order`; returns seconds spent on answers."""
+    # torch and transformers take seconds to import; bad input is told before.
+    from eval import generate
+
+    args, processes = this.args, this.processes
+    device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
+    model, processor = generate.load(
+        args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
+    )
+    settings = settings | {
+        "position_balance": model.config.position_balance,
+        "model_revision": getattr(model.config, "_commit_hash", None),
+        "device": device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attn_implementation": args.attn_implementation or model.config._attn_implementation,
+        "generation": generate.make_greedy(model),
+        "first_prompt": generate.render(processor, this.messages_of(0)),
+    }
+    processes.by_first(lambda: start_journal(this, settings, done))
+
+    mine = order[processes.rank :: processes.count]
+    num_workers = args.num_workers
+    if num_workers is None:
+        num_workers = generate.default_workers(processes.local_count)
+    answers = generate.answer_all(
+        model, processor, this.messages_of, mine, args.batch_size, num_workers, args.max_new_tokens
+    )
+    name = this.benchmark.name
+    label = name if processes.count == 1 else f"{name}, process 1 of {processes.count}"
+    bar = tqdm(total=len(mine), desc=label, unit="item", disable=processes.rank != 0)
+    start = time.monotonic()
+    with bar, journal.open_part(args.answers_file, processes.rank) as part:
+        for batch in answers:
+            journal.append_rows(part, [this.items[index] | outcome for index, outcome in batch.items()])
+            bar.update(len(batch))
+    return time.monotonic() - start
+
+
+def start_journal(this: Run, settings: dict, done: int) -> None:
+    """Make sure that earlier answers are of this very run, and write the manifest before the first answer."""
+    answers = this.args.answers_file
+    if this.args.overwrite:
+        journal.discard(answers)
+    rows = earlier_rows(this, settings)
+    earlier = manifest.read_manifest(answers) if rows else None
+    warning = manifest.write_manifest(answers, settings, earlier)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    balance = str(settings["position_balance"]).lower()
+    print(
+        f"{this.benchmark.name}: {len(this.items)} items, {done} answered before; {settings['dtype']} on "
+        f"{settings['device']}, position_balance {balance}",
+        flush=True,
+    )
+
+
+def finish(this: Run, done: int, seconds: float) -> int:
+    """Write the answers file in the order of the items, say what came of the run, return the exit status."""
+    answers, key = this.args.answers_file, this.benchmark.key
+    by_key = journal.collect(answers, key)
+    missing = [item for item in this.items if this.key(item) not in by_key]
+    if missing:
+        raise InputError(
+            f"{answers}: {len(missing)} items have no row (first: {describe_key(missing[0], key)}); "
+            "all processes must write to the same folder; run the same command again"
+        )
+    rows = [by_key[this.key(item)] for item in this.items]
+    journal.finish(answers, rows)
+    errors = [row for row in rows if "prediction" not in row]
+    new = len(rows) - done - len(errors)
+    speed = f"; {new / seconds:.2f} items/s" if seconds else ""
+    print(
+        f"{this.benchmark.name}: {len(rows)} items: {new} new, {done} resumed, {len(errors)} errors{speed}; {answers}"
+    )
+    if errors:
+        print(
+            f"error: {len(errors)} of {len(rows)} items have no answer (first: "
+            f"{describe_key(errors[0], key)}: {errors[0]['error']}); mend them and run the same command again",
+            file=sys.stderr,
+        )
+    return 1 if errors else 0

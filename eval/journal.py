@@ -1,0 +1,152 @@
+"""The answers of a run on disk: nothing that was answered is lost or doubled, whenever the run is killed.
+
+Process r of a run appends to `<answers>.part-<r>`. Once every item has a row, the answers file is written in
+one step in the order of the items and the parts go. A later run, with any number of processes, reads the
+answers file and all parts: what has an answer is not asked again. So a file under the final name always holds
+every item, and its bytes do not tell how often the run was stopped.
+
+A row is the item's fields with `prompt` and `prediction`, or with `error`: the reason why it could not be
+asked.
+"""
+
+import contextlib
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from data.files import write_atomic
+from eval.items import item_key
+from models.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+
+def part_paths(answers: Path) -> list[Path]:
+    """The part files that lie beside an answers file."""
+    return sorted(answers.parent.glob(glob.escape(answers.name) + ".part-*"))
+
+
+def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
+    """Key -> row, of the answers file and its parts. An answer beats an error, a later error an earlier one.
+
+    Raises InputError for a broken line (but the last of a file, which a crash may have cut, is dropped) and
+    for a row that is neither an answer nor an error.
+    """
+    rows = {}
+    for path in (answers, *part_paths(answers)):
+        for number, row in enumerate(read_rows(path)[0], start=1):
+            if not set(key) <= row.keys() or not isinstance(row.get("prediction", row.get("error")), str):
+                raise InputError(
+                    f"{path}, line {number}: needs {', '.join(key)} and either `prediction` or `error`; "
+                    "mend the line, or start anew with --overwrite"
+                )
+            if "prediction" not in rows.get(item_key(row, key), {}):
+                rows[item_key(row, key)] = row
+    return rows
+
+
+def read_rows(path: Path) -> tuple[list[dict], bool]:
+    """The rows of an answers or part file, and whether its last line needs repair. A missing file has no
+    rows.
+
+    Raises InputError naming the first line, but the last, that is not one JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], False
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    unended = lines[-1] != b""
+    lines = lines if unended else lines[:-1]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number == len(lines):
+            return rows, True
+        else:
+            raise InputError(f"{path}, line {number}: not a JSON object; mend the line, or start anew with --overwrite")
+    return rows, unended
+
+
+def open_part(answers: Path, rank: int) -> BinaryIO:
+    """This process's part file, its last line repaired, ready to append to."""
+    path = answers.with_name(f"{answers.name}.part-{rank}")
+    rows, needs_repair = read_rows(path)
+    if needs_repair:
+        write_atomic(path, to_lines(rows))
+    return open(path, "ab", buffering=0)
+
+
+def append_rows(part: BinaryIO, rows: list[dict]) -> None:
+    """Append rows and return once they are on the disk."""
+    content = memoryview(to_lines(rows).encode())
+    while content:
+        content = content[part.write(content) :]
+    os.fsync(part.fileno())
+
+
+def finish(answers: Path, rows: list[dict]) -> None:
+    """Write the complete answers file, unless it is as it should be, then remove the parts."""
+    content = to_lines(rows).encode()
+    if not answers.exists() or answers.read_bytes() != content:
+        write_atomic(answers, content)
+    for path in part_paths(answers):
+        path.unlink()
+
+
+def discard(answers: Path) -> None:
+    """Remove the answers and their parts."""
+    for path in (answers, *part_paths(answers)):
+        path.unlink(missing_ok=True)
+
+
+def to_lines(rows: list[dict]) -> str:
+    """Rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def check_writable(answers: Path) -> None:
+    """Raise InputError unless the answers file, and the files beside it, can be written. Writes nothing."""
+    if answers.is_dir():
+        raise InputError(f"--answers_file {answers}: a folder; give the path of a file")
+    folder = answers.absolute().parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"--answers_file {answers}: {folder} is not a folder; choose another path")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--answers_file {answers}: {folder} cannot be written; choose another path")
+
+
+@contextlib.contextmanager
+def only_writer(answers: Path) -> Iterator[None]:
+    """Hold the answers file for this run; creates its folder. Raises InputError if another run holds it."""
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    path = answers.with_name(f".{answers.name}.lock")
+    with open(path, "ab") as file:
+        try:
+            # lockf, not flock: loader processes must not inherit the lock and outlive a killed run with it.
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise InputError(f"{answers}: another run is writing it; wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            for leftover in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)

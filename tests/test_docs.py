@@ -1,0 +1,126 @@
+"""What the documentation promises: commands run, scripts explain themselves, packages are ours."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("models", "data", "eval")
+    for path in (ROOT / folder).glob("*.py")
+    if "run_script(main)" in path.read_text()
+)
+
+
+def commands(page: Path) -> list[str]:
+    """The command lines in a page's ```sh blocks, comments and continuation lines resolved."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"\s#.*", "", line).strip() for line in lines) if line]
+
+
+def test_readme_python_commands_run_in_their_order(tmp_path):
+    """From data to heat map, as the README prints them, in an empty folder with the repository's files in view."""
+    for name in ("data", "eval", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    lines = [line for line in commands(ROOT / "README.md") if line.startswith("python ") and "-m venv" not in line]
+    assert len(lines) >= 5
+    for line in lines:
+        words = [sys.executable, *shlex.split(line)[1:]]
+        if words[1] == "eval/probe.py":
+            words += ["--max_new_tokens", "2"]  # random weights ramble
+        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+    assert (tmp_path / "results/samples/on.png").stat().st_size > 10_000
+
+
+def test_readme_names_real_files():
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"`((?:models|data|eval|configs|scripts)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for line in commands(ROOT / "README.md"):
+        if line.startswith("sh "):
+            assert (ROOT / shlex.split(line)[1]).is_file(), line
+    assert commands(ROOT / "data/samples/README.md") == [
+        line for line in commands(ROOT / "README.md") if line.startswith("python data/")
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_scripts_explain_themselves(script):
+    """A docstring with a command that names the script, and --help that ends well, from any folder."""
+    source = (ROOT / script).read_text()
+    docstring = importlib.import_module(str(script.with_suffix("")).replace("/", ".")).__doc__
+    assert f"python {script}" in docstring
+    assert source.rstrip().endswith('if __name__ == "__main__":\n    run_script(main)')
+    help_text = subprocess.run([sys.executable, ROOT / script, "--help"], cwd="/", capture_output=True, text=True)
+    assert help_text.returncode == 0, help_text.stderr
+
+
+def test_scripts_were_found():
+    names = {str(script) for script in SCRIPTS}
+    assert names >= {"models/tiny.py", "data/build_probe.py", "eval/probe.py", "eval/metrics.py"}
+
+
+@pytest.mark.parametrize("package", ["models", "data", "eval"])
+def test_packages_are_of_this_repository(package):
+    """Another `models` in site-packages would win silently."""
+    assert Path(importlib.import_module(package).__file__).resolve().parent == ROOT / package
+
+
+def test_no_module_hides_another():
+    """Python puts a script's folder first on the path: its neighbours must not bear a library's name."""
+    taken = sys.stdlib_module_names | {
+        "torch",
+        "transformers",
+        "peft",
+        "datasets",
+        "PIL",
+        "numpy",
+        "matplotlib",
+        "tqdm",
+    }
+    for folder in ("models", "data", "eval"):
+        assert not {path.stem for path in (ROOT / folder).glob("*.py")} & (taken | {folder})
+
+
+def test_models_and_benchmarks_do_not_know_each_other():
+    families = ("llava", "qwen", "gemma", "vicuna", "mistral")
+    for path in (ROOT / "eval").glob("*.py"):
+        code = re.sub(r'"""(.|\n)*?"""|#.*', "", path.read_text()).lower()
+        assert not any(family in code for family in families), path
+    for path in (ROOT / "models").glob("*.py"):
+        assert not re.search(r"\b(probe|scienceqa|crpe|hallusionbench|mme)\b", path.read_text().lower()), path
+
+
+def test_the_flag_has_one_reader():
+    """Design law 1: only models/load.py looks at config.json's `position_balance`."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for folder in ("models", "data", "eval")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"""(\[|get\()["']position_balance["']""", path.read_text())
+    }
+    assert readers <= {"models/load.py", "eval/harness.py"}  # the harness reads its own manifest
+
+
+def test_quickstart_runs_the_main_job(tmp_path):
+    """The first command of the README, with what is installed here."""
+    result = subprocess.run(
+        ["sh", "scripts/quickstart.sh", "--max_new_tokens", "2"],
+        cwd=ROOT,
+        env={**os.environ, "RESULTS": str(tmp_path / "results"), "VIRTUAL_ENV": sys.prefix},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "random weights" in result.stdout
+    assert "accuracy by cell" in result.stdout
+    assert (tmp_path / "results/heatmap.png").stat().st_size > 10_000
