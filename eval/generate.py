@@ -81,12 +81,15 @@ def load(
     Raises InputError for a bad checkpoint, one that does not fit, or an attention back end that is not
     installed.
     """
-    arguments = {"dtype": "float32" if dtype == "auto" and device.type == "cpu" else dtype}
+    # Straight onto the device: several processes of one machine must not hold a large model in its memory each.
+    arguments = {
+        "dtype": "float32" if dtype == "auto" and device.type == "cpu" else dtype,
+        "device_map": {"": str(device)},
+    }
     if attn_implementation:
         arguments["attn_implementation"] = attn_implementation
     try:
-        model, processor = load_model(model_path, position_balance=position_balance, **arguments)
-        return model.to(device), processor
+        return load_model(model_path, position_balance=position_balance, **arguments)
     except torch.OutOfMemoryError:
         raise InputError(f"{model_path}: does not fit into the memory of {device}; try --dtype bfloat16") from None
     except (ImportError, ValueError) as error:

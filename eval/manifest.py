@@ -93,10 +93,14 @@ def hash_json(value) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes an answer."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    names = ("torch", "transformers", "pillow")
-    return {"python": python, **{name: importlib.metadata.version(name) for name in names}}
+    """Versions of what computes an answer; None: not installed (without torchvision, Pillow scales the pictures)."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in ("torch", "transformers", "pillow", "torchvision"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def provenance() -> dict:

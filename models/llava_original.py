@@ -14,11 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, GenerationConfig, PreTrainedConfig
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llama import LlamaConfig
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.mistral import MistralConfig
 from transformers.processing_utils import ProcessorMixin
@@ -26,6 +23,7 @@ from transformers.processing_utils import ProcessorMixin
 from models.errors import InputError
 from models.modeling_llava import LlavaConfig
 from models.modeling_llava_next import LlavaNextConfig
+from models.processors import image_processor_class
 from models.quiet import quiet_transformers
 
 IMAGE_TOKEN = "<image>"
@@ -229,13 +227,15 @@ def build_processor(original: dict, config, tokenizer, tower_folder: Path | None
     side = config.vision_config.image_size
     common = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     if tower_folder is not None and (tower_folder / "preprocessor_config.json").is_file():
-        tower = CLIPImageProcessorPil.from_pretrained(tower_folder)
+        tower = image_processor_class("clip", "CLIPImageProcessor").from_pretrained(tower_folder)
         common |= {"image_mean": tower.image_mean, "image_std": tower.image_std}
     if isinstance(config, LlavaNextConfig):
-        images = LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints, **common)
+        common["image_grid_pinpoints"] = config.image_grid_pinpoints
+        images = image_processor_class("llava_next", "LlavaNextImageProcessor")(**common)
         return LlavaNextProcessor(images, tokenizer)
-    # "pad": LLaVA-1.5 squares a picture with the mean colour instead of cropping it.
-    images = LlavaImageProcessorPil(do_pad=original.get("image_aspect_ratio") == "pad", **common)
+    # LLaVA-1.5 squares a picture with the mean colour instead of cropping it.
+    common["do_pad"] = original.get("image_aspect_ratio") == "pad"
+    images = image_processor_class("llava", "LlavaImageProcessor")(**common)
     return LlavaProcessor(images, tokenizer)
 
 

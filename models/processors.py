@@ -1,8 +1,10 @@
 """The processor of a checkpoint: padding on the left, the family's chat template, the model's geometry.
 
-Works with torchvision and without it (transformers then takes the image processors built on Pillow).
+Works with torchvision and without it: transformers then takes the image processors built on Pillow, whose pixels
+differ by at most one step of 255.
 """
 
+from importlib import import_module
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -30,17 +32,29 @@ class Qwen2_5_VLProcessor(processing_qwen2_5_vl.Qwen2_5_VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def qwen2_5_vl_processor_class() -> type[ProcessorMixin]:
-    """Upstream's class where torchvision is installed, otherwise the image-only one."""
-    return processing_qwen2_5_vl.Qwen2_5_VLProcessor if is_torchvision_available() else Qwen2_5_VLProcessor
+def qwen2_5_vl_processor(image_processor, tokenizer, chat_template: str) -> ProcessorMixin:
+    """Upstream's processor of these parts where torchvision is installed, otherwise the image-only one."""
+    if not is_torchvision_available():
+        return Qwen2_5_VLProcessor(image_processor, tokenizer, chat_template=chat_template)
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    parts = (image_processor, tokenizer, Qwen2VLVideoProcessor())
+    return processing_qwen2_5_vl.Qwen2_5_VLProcessor(*parts, chat_template=chat_template)
 
 
+# Model type -> classes to try: a Qwen2.5-VL processor that was saved without torchvision has no video part.
 PROCESSORS = {
-    "llava": lambda: LlavaProcessor,
-    "llava_next": lambda: LlavaNextProcessor,
-    "qwen2_5_vl": qwen2_5_vl_processor_class,
-    "gemma3": lambda: Gemma3Processor,
+    "llava": (LlavaProcessor,),
+    "llava_next": (LlavaNextProcessor,),
+    "qwen2_5_vl": (processing_qwen2_5_vl.Qwen2_5_VLProcessor, Qwen2_5_VLProcessor),
+    "gemma3": (Gemma3Processor,),
 }
+
+
+def image_processor_class(model: str, name: str) -> type:
+    """transformers' image processor `name` of `models/<model>`, of the kind that loading a checkpoint gives here."""
+    pil = "" if is_torchvision_available() else "_pil"
+    return getattr(import_module(f"transformers.models.{model}.image_processing{pil}_{model}"), name + pil.title()[1:])
 
 
 def chat_template(name: str) -> str:
@@ -89,9 +103,13 @@ def image_token(processor: ProcessorMixin) -> str:
 
 def load_processor(path: str, config: PreTrainedConfig) -> ProcessorMixin:
     """The finished processor of the checkpoint at `path`, a folder or hub id; InputError if it is incomplete."""
-    try:
-        processor = PROCESSORS[config.model_type]().from_pretrained(path)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: tokenizer or image processor cannot be loaded ({reason})") from error
-    return finish_processor(processor, config, path)
+    for processor_class in PROCESSORS[config.model_type]:
+        try:
+            return finish_processor(processor_class.from_pretrained(path), config, path)
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError, ImportError) as error:
+            reason = error
+    raise InputError(
+        f"{path}: tokenizer or image processor cannot be loaded ({str(reason).splitlines()[0]})"
+    ) from reason

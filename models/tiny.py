@@ -16,13 +16,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import GenerationConfig, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from models.errors import InputError, run_script
 from models.llava_original import IMAGE_TOKEN, mean_row, write_llava_layout
@@ -30,7 +26,7 @@ from models.modeling_gemma3 import Gemma3Config, Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from models.processors import chat_template, qwen2_5_vl_processor_class
+from models.processors import chat_template, image_processor_class, qwen2_5_vl_processor
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14  # 16 patches to a view
 TEXT = {
@@ -89,7 +85,7 @@ def llava():
         image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
     )
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side)
+    images = image_processor_class("clip", "CLIPImageProcessor")(size={"shortest_edge": IMAGE_SIZE}, crop_size=side)
     processor = LlavaProcessor(
         images,
         tokenizer,
@@ -115,7 +111,7 @@ def llava_next(tokenizer, text_model_type: str, template: str):
         image_grid_pinpoints=pinpoints,
     )
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    images = LlavaNextImageProcessorPil(
+    images = image_processor_class("llava_next", "LlavaNextImageProcessor")(
         size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_grid_pinpoints=pinpoints
     )
     processor = LlavaNextProcessor(
@@ -168,8 +164,8 @@ def qwen2_5_vl():
         vision_end_token_id=end,
     )
     # One merged token is 28 x 28 pixels: 1 to 36 of them to a picture.
-    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=36 * 28 * 28)
-    processor = qwen2_5_vl_processor_class()(images, tokenizer, chat_template=chat_template("tiny_qwen2_5_vl"))
+    images = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor")(min_pixels=28 * 28, max_pixels=36 * 28 * 28)
+    processor = qwen2_5_vl_processor(images, tokenizer, chat_template("tiny_qwen2_5_vl"))
     return Qwen2_5_VLForConditionalGeneration, config, processor
 
 
@@ -201,7 +197,7 @@ def gemma3():
         eoi_token_index=tokenizer.convert_tokens_to_ids(end),
         image_token_index=tokenizer.convert_tokens_to_ids(image),
     )
-    images = Gemma3ImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    images = image_processor_class("gemma3", "Gemma3ImageProcessor")(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     processor = Gemma3Processor(
         images, tokenizer, chat_template=chat_template("tiny_gemma3"), image_seq_length=soft_tokens
     )

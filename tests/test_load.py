@@ -151,10 +151,8 @@ assert before.from_pretrained(folder).__module__.startswith("transformers.")
 register_auto_classes()
 model = before.from_pretrained(folder)
 assert model.__module__.startswith("models."), model.__module__
-processor = None
-if {family!r} == "qwen2_5_vl":  # transformers' AutoProcessor needs torchvision for it
-    from models.processors import load_processor
-    processor = load_processor(folder, model.config)
+from models.processors import load_processor  # without torchvision, AutoProcessor cannot load Qwen2.5-VL's
+processor = load_processor(folder, model.config) if {family!r} == "qwen2_5_vl" else None
 pipe = transformers.pipeline("image-text-to-text", model=folder, processor=processor)
 assert pipe.model.__module__.startswith("models."), pipe.model.__module__
 content = [dict(type="image", path={str(tmp_path / "picture.png")!r}), dict(type="text", text="what?")]

@@ -1,6 +1,7 @@
 """eval/probe.py: the paper's question, and which files it takes."""
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data import build_probe
+from eval import metrics
 from eval.items import PictureError, longest_first, open_picture
 from eval.probe import load_items, messages
 from models.errors import InputError
+from models.tiny import FAMILIES
 from tests.probe_runs import read_rows, run_here, write_probe, write_rows
 
 
@@ -164,3 +168,24 @@ def test_the_longest_prompts_come_first(tmp_path):
         prompt("x", "missing"),
     ]
     assert longest_first(prompts) == [5, 4, 3, 2, 1, 6, 0]
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    """The probe of the bundled pictures, with negatives."""
+    folder = tmp_path_factory.mktemp("bundled") / "probe"
+    photos = Path(__file__).parent.parent / "data/samples/photos"
+    build_probe.main(f"--source {photos} --num_captions 13 --negatives 1.0 --output_dir {folder}".split())
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flag", ["false", "true"])
+def test_all_families_run_the_bundled_probe(tiny_folders, bundled, tmp_path, family, flag):
+    answers = tmp_path / "answers.jsonl"
+    assert run_here(tiny_folders[family], bundled, answers, "--position_balance", flag, "--max_new_tokens", 2) == 0
+    rows = read_rows(answers)
+    assert len(rows) == 2 * 9 * 13
+    assert all(isinstance(row["prediction"], str) for row in rows)
+    metrics.main(["--results_file", str(answers), "--output_json", str(tmp_path / "numbers.json"), "--bootstrap", "0"])
+    assert json.loads((tmp_path / "numbers.json").read_text())["runs"][0]["scored"] == len(rows)
