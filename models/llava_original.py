@@ -26,7 +26,7 @@ from models.modeling_llava_next import LlavaNextConfig
 from models.processors import image_processor_class
 from models.quiet import quiet_transformers
 
-IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN, TURN_END = "<image>", "<|eot_id|>"
 # CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
 KNOWN_TOWERS = {
     "openai/clip-vit-large-patch14-336": {
@@ -217,6 +217,7 @@ def build_config(original: dict, vision_config, image_token_id: int, vocab_size:
         "image_token_index": image_token_id,
         "vision_feature_layer": original.get("mm_vision_select_layer", -2),
         "vision_feature_select_strategy": "default",
+        "dtype": original.get("torch_dtype"),
     }
     if original.get("image_aspect_ratio") == "anyres":
         return LlavaNextConfig(**shared, image_grid_pinpoints=original["image_grid_pinpoints"])
@@ -240,12 +241,17 @@ def build_processor(original: dict, config, tokenizer, tower_folder: Path | None
 
 
 def generation_config(folder: Path, config, processor: ProcessorMixin) -> GenerationConfig:
-    """The checkpoint's own generation settings; the added image token is never generated."""
+    """The checkpoint's own generation settings; a reply also ends with Llama-3's turn, and holds no image token."""
     has_own = (folder / "generation_config.json").is_file()
     settings = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
-    settings.bos_token_id = settings.bos_token_id or processor.tokenizer.bos_token_id
-    settings.eos_token_id = settings.eos_token_id or processor.tokenizer.eos_token_id
-    settings.pad_token_id = processor.tokenizer.pad_token_id
+    tokenizer = processor.tokenizer
+    ends = settings.eos_token_id or config.text_config.eos_token_id or tokenizer.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends])
+    if TURN_END in tokenizer.get_vocab():
+        ends.add(tokenizer.convert_tokens_to_ids(TURN_END))
+    settings.eos_token_id = sorted(ends) if len(ends) > 1 else ends.pop()
+    settings.bos_token_id = settings.bos_token_id or tokenizer.bos_token_id
+    settings.pad_token_id = tokenizer.pad_token_id
     settings.suppress_tokens = [config.image_token_id]
     return settings
 

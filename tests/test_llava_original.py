@@ -114,6 +114,19 @@ def test_bin_shards_and_a_tower_of_its_own(originals, tmp_path):
         load_model(folder, position_balance=False)
 
 
+def test_a_llama_3_reply_ends_with_its_turn(originals, tmp_path):
+    """Its config.json names the end of text only."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(originals["llava_next_llama3"], folder)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 7, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, processor = load_model(folder, position_balance=False)
+    turn_end = processor.tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    assert sorted(model.generation_config.eos_token_id) == sorted([7, turn_end])
+    assert model.dtype == torch.bfloat16
+
+
 def test_tokens_around_an_image_are_those_of_the_code_base(originals, tmp_path):
     """With only a tokenizer.model, as liuhaotian/llava-v1.5-7b: the text on each side is tokenized by itself."""
     words = [
