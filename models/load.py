@@ -61,6 +61,8 @@ def load_model(
     if position_balance is not None and not isinstance(position_balance, bool):
         raise InputError(f"position_balance={position_balance!r}: pass True, False or None (what config.json says)")
     path = str(model_path)
+    if not path:
+        raise InputError("the model path is empty; give a checkpoint's folder or hub id")
     adapter = read_json(path, "adapter_config.json", required=False)
     if adapter is not None:
         return load_adapter(path, adapter, position_balance, from_pretrained_arguments)
@@ -113,18 +115,17 @@ def read_flag(path: str, config: dict) -> bool:
 
 def read_json(path: str, name: str, required: bool = True) -> dict | None:
     """The JSON object in file `name` of a folder or hub id; None if it is not there and not required."""
-    folder = Path(path)
-    if folder.is_dir():
-        file = folder / name
-    elif folder.exists():
-        raise InputError(f"{path}: a file; give the checkpoint's folder")
-    else:
+    file = Path(path) / name
+    if not Path(path).is_dir():
+        if Path(path).exists():
+            raise InputError(f"{path}: a file; give the checkpoint's folder")
         try:
             file = Path(hf_hub_download(path, name))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
+        except LocalEntryNotFoundError:
+            if required:
                 raise InputError(f"{path}: no such folder, and the hub cannot be reached for this id") from None
-            file = folder / name
+        except EntryNotFoundError:
+            pass  # the id exists, without this file
         except (HfHubHTTPError, HFValidationError, OSError):
             raise InputError(f"{path}: no such folder, and no such id on the hub") from None
     if not file.is_file():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models import load_model
 from models.errors import InputError
+from models.tiny import build_tiny
 from tests.conftest import UPSTREAM, picture
 
 PICTURE = picture(70, 50)
@@ -136,6 +138,37 @@ def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
     edit_json(settings, base_model_name_or_path=None)
     with pytest.raises(InputError, match="no base_model_name_or_path"):
         load_model(tmp_path)
+
+
+def test_hub_ids(tiny_folders, tmp_path):
+    """From the hub's cache, offline: both layouts and an adapter, whose base is a hub id too."""
+    base, _ = load_model(tiny_folders["llava"], position_balance=False)
+    get_peft_model(base, LoraConfig(r=4, target_modules=r".*language_model.*q_proj")).save_pretrained(tmp_path / "a")
+    edit_json(tmp_path / "a" / "adapter_config.json", base_model_name_or_path="org/base")
+    original = build_tiny("llava", tmp_path / "o", layout="llava")
+    for name, folder in (("base", tiny_folders["llava"]), ("adapter", tmp_path / "a"), ("original", original)):
+        repository = tmp_path / "cache" / f"models--org--{name}"
+        shutil.copytree(folder, repository / "snapshots" / "0123abcd")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0123abcd")
+    code = """
+from models import load_model
+for name in ("base", "original", "adapter"):
+    model, processor = load_model(f"org/{name}", position_balance=True)
+    print(type(model).__name__, model.config.position_balance, bool(processor.chat_template))
+try:
+    load_model("org/absent")
+except ValueError as error:
+    print(error)
+"""
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.splitlines() == [
+        "LlavaForConditionalGeneration True True",
+        "LlavaForConditionalGeneration True True",
+        "PeftModel True True",
+        "org/absent: no such folder, and the hub cannot be reached for this id",
+    ], result.stderr
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
