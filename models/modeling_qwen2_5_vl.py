@@ -55,34 +55,16 @@ class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
         deltas = positions.amax(-1, keepdim=True) + 1 - tokens
         return positions.expand(3, -1, -1), deltas
 
-    def compute_3d_position_ids(
-        self,
-        input_ids,
-        image_grid_thw,
-        video_grid_thw,
-        inputs_embeds,
-        attention_mask,
-        past_key_values,
-        second_per_grid_ts=None,
-        mm_token_type_ids=None,
-    ) -> torch.LongTensor | None:
+    def compute_3d_position_ids(self, **inputs) -> torch.LongTensor | None:
         """Positions (3, batch, seq) for a forward without any: of the prompt, or after it from a filled cache."""
-        if self.config.position_balance and past_length(past_key_values) == 0:
-            require_whole_prompt(input_ids, attention_mask, past_key_values)
-            positions, self.rope_deltas = self.get_rope_index(
-                input_ids, video_grid_thw=video_grid_thw, attention_mask=attention_mask
-            )
-            return positions
-        return super().compute_3d_position_ids(
-            input_ids,
-            image_grid_thw,
-            video_grid_thw,
-            inputs_embeds,
-            attention_mask,
-            past_key_values,
-            second_per_grid_ts,
-            mm_token_type_ids,
+        if not self.config.position_balance or past_length(inputs["past_key_values"]) > 0:
+            return super().compute_3d_position_ids(**inputs)
+        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+        require_whole_prompt(input_ids, attention_mask, inputs["past_key_values"])
+        positions, self.rope_deltas = self.get_rope_index(
+            input_ids, video_grid_thw=inputs["video_grid_thw"], attention_mask=attention_mask
         )
+        return positions
 
 
 class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditionalGeneration):

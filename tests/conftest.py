@@ -7,7 +7,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,6 +14,7 @@ from PIL import Image
 
 from models import load_model
 from models.tiny import FAMILIES, build_tiny
+from tests.probe_runs import run_here, write_probe
 
 UPSTREAM = {
     "llava": transformers.LlavaForConditionalGeneration,
@@ -22,13 +22,6 @@ UPSTREAM = {
     "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
     "gemma3": transformers.Gemma3ForConditionalGeneration,
 }
-
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise over a colour gradient: no two seeds alike."""
-    rng = np.random.default_rng([seed, width, height])
-    ramp = np.linspace(0, 120, width)[None, :, None] * rng.random(3)
-    return Image.fromarray((ramp + rng.integers(0, 130, (height, width, 3))).astype(np.uint8))
 
 
 @dataclass
@@ -122,3 +115,22 @@ def kit(request, kits) -> Kit:
     kit = kits[request.param]
     kit.with_flag(True)
     return kit
+
+
+@pytest.fixture(scope="session")
+def llava(tiny_folders) -> Path:
+    return tiny_folders["llava"]
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory) -> Path:
+    """A small drawn probe; tests must not write there."""
+    return write_probe(tmp_path_factory.mktemp("probe") / "probe")
+
+
+@pytest.fixture(scope="session")
+def unbroken(probe, llava, tmp_path_factory) -> Path:
+    """The answers file of a run that nothing disturbed."""
+    answers = tmp_path_factory.mktemp("unbroken") / "answers.jsonl"
+    assert run_here(llava, probe, answers) == 0
+    return answers

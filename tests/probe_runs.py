@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.grid import cell_names
 from eval.probe import main
-from tests.conftest import picture
+from tests.pictures import picture
 
 SCRIPT = Path(__file__).parent.parent / "eval" / "probe.py"
 

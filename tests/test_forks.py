@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
-from tests.conftest import picture
+from tests.pictures import picture
 
 A, B, C = picture(80, 60, 1), picture(40, 110, 2), picture(64, 64, 3)
 ROWS = [

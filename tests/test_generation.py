@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import load_model
-from tests.conftest import picture
+from tests.pictures import picture
 
 A, B, C = picture(80, 60, 1), picture(40, 110, 2), picture(64, 64, 3)
 ROWS = [

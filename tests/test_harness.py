@@ -14,7 +14,7 @@ from eval.harness import Benchmark, run
 from models import load_model
 from models.errors import InputError
 from models.tiny import FAMILIES
-from tests.conftest import picture
+from tests.pictures import picture
 from tests.probe_runs import (
     SCRIPT,
     arguments,
@@ -24,26 +24,7 @@ from tests.probe_runs import (
     run_here,
     run_process,
     start,
-    write_probe,
 )
-
-
-@pytest.fixture(scope="session")
-def probe(tmp_path_factory):
-    return write_probe(tmp_path_factory.mktemp("probe") / "probe")
-
-
-@pytest.fixture(scope="session")
-def llava(tiny_folders):
-    return tiny_folders["llava"]
-
-
-@pytest.fixture(scope="session")
-def unbroken(probe, llava, tmp_path_factory):
-    """The answers file of a run that nothing disturbed."""
-    answers = tmp_path_factory.mktemp("unbroken") / "answers.jsonl"
-    assert run_here(llava, probe, answers) == 0
-    return answers
 
 
 def test_answers_are_complete_ordered_and_varied(unbroken, probe):

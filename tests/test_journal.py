@@ -19,27 +19,8 @@ from tests.probe_runs import (
     read_rows,
     run_here,
     start,
-    write_probe,
     write_rows,
 )
-
-
-@pytest.fixture(scope="session")
-def probe(tmp_path_factory):
-    return write_probe(tmp_path_factory.mktemp("probe") / "probe")
-
-
-@pytest.fixture(scope="session")
-def llava(tiny_folders):
-    return tiny_folders["llava"]
-
-
-@pytest.fixture(scope="session")
-def unbroken(probe, llava, tmp_path_factory):
-    """The answers file of a run that nothing disturbed."""
-    answers = tmp_path_factory.mktemp("unbroken") / "answers.jsonl"
-    assert run_here(llava, probe, answers) == 0
-    return answers
 
 
 def copy_run(unbroken, folder):

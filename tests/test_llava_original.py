@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from models import load_model
 from models.errors import InputError
 from models.tiny import build_tiny
-from tests.conftest import picture
+from tests.pictures import picture
 
 LLAVA_FAMILIES = ("llava", "llava_next_mistral", "llava_next_llama3")
 

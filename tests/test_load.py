@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from models import load_model
 from models.errors import InputError
 from models.tiny import build_tiny
-from tests.conftest import UPSTREAM, picture
+from tests.conftest import UPSTREAM
+from tests.pictures import picture
 
 PICTURE = picture(70, 50)
 

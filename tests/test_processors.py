@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import picture
+from tests.pictures import picture
 
 SYSTEM_VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. "

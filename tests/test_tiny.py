@@ -10,7 +10,8 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from models.errors import InputError
 from models.tiny import FAMILIES, build_tiny, main
-from tests.conftest import UPSTREAM, picture
+from tests.conftest import UPSTREAM
+from tests.pictures import picture
 
 # A few keys of each released checkpoint's safetensors.
 RELEASED = {

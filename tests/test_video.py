@@ -6,7 +6,7 @@ The frames are tensors: video decoding needs torchvision, which is not installed
 import pytest
 import torch
 
-from tests.conftest import picture
+from tests.pictures import picture
 
 T, H, W = 3, 4, 6  # temporal patches, patches of 14 px; 2 x 2 of them merge into one token
 TOKENS = H * W // 4
