@@ -9,6 +9,7 @@ packed sequences): `BalancedModel` passes an explicit all-ones mask where upstre
 positions, and the decoder layers, whose only use of positions is FlashAttention's own detector, do not see them.
 """
 
+import inspect
 from functools import partial
 
 import torch
@@ -44,10 +45,10 @@ class BalancedGeneration(Fork):
         ordinary = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         if not self.config.position_balance:
             return ordinary
-        input_ids = conversation_ids(inputs_tensor, model_kwargs)
-        # With a filled cache only the sizes of new images come in, and they say nothing about the earlier ones.
-        sizes = model_kwargs if past_length(model_kwargs.get("past_key_values")) == 0 else {}
-        image_ids = self.model.image_ids(input_ids, image_sizes=sizes.get("image_sizes"))
+        input_ids, image_sizes = conversation_ids(inputs_tensor, model_kwargs), model_kwargs.get("image_sizes")
+        if past_length(model_kwargs.get("past_key_values")) > 0:
+            self.model.require_all_images(input_ids, image_sizes)
+        image_ids = self.model.image_ids(input_ids, image_sizes)
         return balanced_position_ids(image_ids, model_kwargs.get("attention_mask"))
 
     def _expand_inputs_for_generation(
@@ -70,10 +71,10 @@ class BalancedGeneration(Fork):
         }
         visual = {"pixel_values": pixel_values, "image_sizes": image_sizes}
         visual = {name: tensor for name, tensor in visual.items() if tensor is not None}
-        whole = expand_size > 1 and pixel_values is not None and past_length(kwargs.get("past_key_values")) == 0
-        if not (self.config.position_balance and whole):
+        whole = input_ids is not None and input_ids.shape[1] > 0 and past_length(kwargs.get("past_key_values")) == 0
+        if not (self.config.position_balance and expand_size > 1 and pixel_values is not None and whole):
             return super()._expand_inputs_for_generation(**arguments, **visual, **kwargs)
-        row_of_image = first_tokens(self.model.image_ids(input_ids, image_sizes=image_sizes)).nonzero()[:, 0]
+        row_of_image = first_tokens(self.model.image_ids(input_ids, image_sizes)).nonzero()[:, 0]
         pictures = [(row_of_image == row).nonzero()[:, 0] for row in range(input_ids.shape[0])]
         order = torch.cat([images.repeat(expand_size) for images in pictures])
         input_ids, kwargs = super()._expand_inputs_for_generation(**arguments, **kwargs)
@@ -81,41 +82,54 @@ class BalancedGeneration(Fork):
 
 
 class BalancedModel:
-    """Mixin of the inner classes with one rotary axis."""
+    """Mixin of the inner classes with one rotary axis; stands before upstream's class."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        upstream_forward = super().forward
+        cls.forward_names = tuple(inspect.signature(upstream_forward).parameters)[1:]
+
+    def tokens_per_image(self) -> int:
+        """Image tokens of one picture, or of its base view; ValueError if they cannot be known."""
+        raise AssertionError(f"{type(self).__name__} does not say how many tokens an image has")
 
     def image_ids(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None = None) -> torch.LongTensor:
-        """Number each token's image, 0 for text: (batch, seq) -> (batch, seq), as `balanced_position_ids` takes it."""
-        raise TypeError(f"{type(self).__name__} does not say where its images are")
+        """Number each token's image, 0 for text: (batch, seq) -> (batch, seq), as `balanced_position_ids` takes it.
 
-    def forward(
-        self,
-        input_ids=None,
-        pixel_values=None,
-        *,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        **kwargs,
-    ):
-        """Upstream's forward; with the flag on and no `position_ids`, on balanced ones."""
-        if self.config.position_balance:
-            if position_ids is None:
-                require_whole_prompt(input_ids, attention_mask, past_key_values)
-                image_ids = self.image_ids(input_ids, image_sizes=kwargs.get("image_sizes"))
-                position_ids = balanced_position_ids(image_ids, attention_mask)
-            if attention_mask is None and past_key_values is None:
-                tokens = inputs_embeds[..., 0] if input_ids is None else input_ids
-                attention_mask = torch.ones_like(tokens, dtype=torch.long)
-        return super().forward(
-            input_ids,
-            pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        `image_sizes`, (images, 2), are heights and widths in pixels; only families whose pictures differ in their
+        number of tokens look at them.
+        """
+        is_image = input_ids == self.config.image_token_id
+        return is_image * ((is_image.cumsum(-1) - 1) // self.tokens_per_image() + 1)
+
+    def require_all_images(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None) -> None:
+        """Raise ValueError unless `image_ids` can number every image of a conversation that goes on from a cache."""
+
+    def forward(self, *args, **kwargs):
+        """Upstream's forward, with its signature; with the flag on and no `position_ids`, on balanced ones."""
+        if not self.config.position_balance:
+            return super().forward(*args, **kwargs)
+        return super().forward(**self.balanced_inputs(dict(zip(self.forward_names, args, strict=False)) | kwargs))
+
+    def balanced_inputs(self, inputs: dict) -> dict:
+        """forward's arguments by name, with positions and a mask that keeps upstream from looking for packing."""
+        input_ids, attention_mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        position_ids, past_key_values = inputs.get("position_ids"), inputs.get("past_key_values")
+        strategy = getattr(self.config, "vision_feature_select_strategy", None)
+        if inputs.get("vision_feature_select_strategy") not in (None, strategy):
+            raise ValueError(
+                "position_balance is on: set vision_feature_select_strategy in the config, not in the call"
+            )
+        if position_ids is None:
+            require_whole_prompt(input_ids, attention_mask, past_key_values)
+            image_ids = self.image_ids(input_ids, inputs.get("image_sizes"))
+            position_ids = balanced_position_ids(image_ids, attention_mask)
+        elif attention_mask is None and past_key_values is None and inputs.get("cu_seq_lens_q") is None:
+            require_one_sample(position_ids)
+        if attention_mask is None and past_key_values is None:
+            tokens = inputs["inputs_embeds"][..., 0] if input_ids is None else input_ids
+            attention_mask = torch.ones_like(tokens, dtype=torch.long)
+        return inputs | {"attention_mask": attention_mask, "position_ids": position_ids}
 
 
 def past_length(past_key_values: Cache | None) -> int:
@@ -130,6 +144,18 @@ def require_whole_prompt(input_ids, attention_mask, past_key_values) -> None:
         raise ValueError(
             "position_balance is on and the images' places are not known: pass `input_ids` of the whole prompt "
             "with a (batch, seq) attention mask and no filled cache, or pass `position_ids`"
+        )
+
+
+def require_one_sample(position_ids: torch.LongTensor) -> None:
+    """Raise ValueError if explicit positions start anew in a row, as those of packed samples do.
+
+    Upstream would cut the mask there. With the flag on it must not read positions so: images repeat them.
+    """
+    if not torch.compiler.is_compiling() and bool((position_ids.diff(dim=-1) < 0).any()):
+        raise ValueError(
+            "position_balance is on and `position_ids` start anew within a row: packed samples need a 4-D "
+            "attention_mask, or FlashAttention's cu_seq_lens arguments, that keep them apart"
         )
 
 

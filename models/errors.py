@@ -1,5 +1,6 @@
 """What a script says about bad input: one line that names file, field and fix, and exit status 2."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -7,6 +8,19 @@ from typing import NoReturn
 
 class InputError(ValueError):
     """The user's input is wrong. The message is one line that names the file, the field and the fix."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, whose complaint about the command line is an InputError of one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def tell(error: InputError) -> None:
+    """Write the one line on standard error."""
+    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.flush()
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
@@ -18,7 +32,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main())
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -24,18 +24,12 @@ class Gemma3Model(BalancedModel, upstream.Gemma3Model):
 
     config_class = Gemma3Config
 
-    def image_ids(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None = None) -> torch.LongTensor:
-        is_image = input_ids == self.config.image_token_id
-        return is_image * ((is_image.cumsum(-1) - 1) // self.config.mm_tokens_per_image + 1)
+    def tokens_per_image(self) -> int:
+        return self.config.mm_tokens_per_image
 
-    def forward(self, input_ids=None, pixel_values=None, *, token_type_ids=None, past_key_values=None, **kwargs):
-        """Upstream's forward on balanced positions; `token_type_ids` are of the tokens that come in."""
-        cached = past_length(past_key_values) if token_type_ids is not None else 0
-        if self.config.position_balance and cached > 0:
-            # Upstream counts them from the cache's first token, which would lay a new image's mask over old text.
-            token_type_ids = torch.nn.functional.pad(token_type_ids, (cached, 0))
-        kwargs |= {"token_type_ids": token_type_ids, "past_key_values": past_key_values}
-        return super().forward(input_ids, pixel_values, **kwargs)
+    def balanced_inputs(self, inputs: dict) -> dict:
+        types = whole_types(inputs.get("token_type_ids"), inputs.get("past_key_values"))
+        return super().balanced_inputs(inputs) | {"token_type_ids": types}
 
 
 class Gemma3ForConditionalGeneration(BalancedGeneration, upstream.Gemma3ForConditionalGeneration):
@@ -43,3 +37,22 @@ class Gemma3ForConditionalGeneration(BalancedGeneration, upstream.Gemma3ForCondi
 
     config_class = Gemma3Config
     inner_class = Gemma3Model
+
+    @staticmethod
+    def create_masks_for_generate(config, *args, token_type_ids=None, **kwargs) -> dict:
+        """Masks of a step of generate with a static cache, which do not pass through the inner model."""
+        if config.position_balance:
+            token_type_ids = whole_types(token_type_ids, kwargs.get("past_key_values"))
+        create = upstream.Gemma3ForConditionalGeneration.create_masks_for_generate
+        return create(config, *args, token_type_ids=token_type_ids, **kwargs)
+
+
+def whole_types(token_type_ids: torch.Tensor | None, past_key_values) -> torch.Tensor | None:
+    """Token types of the tokens that come in, (batch, new) -> (batch, cached + new), 0 (text) for the cached ones.
+
+    Upstream counts them from the cache's first token, which would lay a new image's mask over old text.
+    """
+    cached = past_length(past_key_values)
+    if token_type_ids is None or cached == 0:
+        return token_type_ids
+    return torch.nn.functional.pad(token_type_ids, (cached, 0))

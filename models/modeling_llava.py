@@ -1,11 +1,13 @@
 """LLaVA-1.5 with balanced positions: the difference from transformers 5.17.0 `models/llava/modeling_llava.py`."""
 
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers.models.llava import configuration_llava as configuration
 from transformers.models.llava import modeling_llava as upstream
 
 from models.balanced import BalancedGeneration, BalancedModel
+
+# Tokens of a tower beside its patches.
+CLS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 @strict
@@ -20,9 +22,8 @@ class LlavaModel(BalancedModel, upstream.LlavaModel):
 
     config_class = LlavaConfig
 
-    def image_ids(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None = None) -> torch.LongTensor:
-        is_image = input_ids == self.config.image_token_id
-        return is_image * ((is_image.cumsum(-1) - 1) // tokens_per_image(self.config) + 1)
+    def tokens_per_image(self) -> int:
+        return tokens_per_image(self.config)
 
 
 class LlavaForConditionalGeneration(BalancedGeneration, upstream.LlavaForConditionalGeneration):
@@ -32,9 +33,10 @@ class LlavaForConditionalGeneration(BalancedGeneration, upstream.LlavaForConditi
     inner_class = LlavaModel
 
 
-def tokens_per_image(config: LlavaConfig) -> int:
-    """Patches of the vision tower (576 for CLIP ViT-L/14-336), and its CLS token if that is kept."""
+def tokens_per_image(config) -> int:
+    """Tokens of one view of a LLaVA or LLaVA-NeXT model (576 for CLIP ViT-L/14-336); ValueError for other towers."""
     vision = config.vision_config
-    cls_token = 1 if vision.model_type == "clip_vision_model" else 0
-    dropped = 1 if config.vision_feature_select_strategy == "default" else 0
-    return (vision.image_size // vision.patch_size) ** 2 + cls_token - dropped
+    if vision.model_type not in CLS_TOKENS:
+        raise ValueError(f"vision tower {vision.model_type!r} is not one of {', '.join(CLS_TOKENS)}")
+    kept = 0 if config.vision_feature_select_strategy == "full" else -1
+    return (vision.image_size // vision.patch_size) ** 2 + CLS_TOKENS[vision.model_type] + kept

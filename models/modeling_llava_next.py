@@ -10,6 +10,7 @@ from transformers.models.llava_next import configuration_llava_next as configura
 from transformers.models.llava_next import modeling_llava_next as upstream
 
 from models.balanced import BalancedGeneration, BalancedModel
+from models.modeling_llava import tokens_per_image
 from models.positions import segment_ids
 
 
@@ -25,10 +26,28 @@ class LlavaNextModel(BalancedModel, upstream.LlavaNextModel):
 
     config_class = LlavaNextConfig
 
+    def tokens_per_image(self) -> int:
+        return tokens_per_image(self.config)
+
     def image_ids(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None = None) -> torch.LongTensor:
         is_image = input_ids == self.config.image_token_id
-        lengths = None if image_sizes is None else tokens_of_images(image_sizes, self.config)
-        return segment_ids(is_image, lengths)
+        return segment_ids(is_image, None if image_sizes is None else tokens_of_images(image_sizes, self.config))
+
+    def require_all_images(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None) -> None:
+        tokens = int((input_ids == self.config.image_token_id).sum())
+        known = 0 if image_sizes is None else int(tokens_of_images(image_sizes, self.config).sum())
+        if tokens != known:
+            raise ValueError(
+                f"position_balance is on and image_sizes account for {known} of the conversation's {tokens} image "
+                "tokens: pass generate the image_sizes of all its pictures (pixel_values only of new ones)"
+            )
+
+    def balanced_inputs(self, inputs: dict) -> dict:
+        inputs = super().balanced_inputs(inputs)
+        pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
+        if pixels is not None and sizes is not None and len(sizes) > len(pixels):
+            inputs["image_sizes"] = sizes[-len(pixels) :]  # the others' features are in the cache
+        return inputs
 
 
 class LlavaNextForConditionalGeneration(BalancedGeneration, upstream.LlavaNextForConditionalGeneration):
@@ -44,16 +63,15 @@ def tokens_of_images(image_sizes: torch.Tensor, config: LlavaNextConfig) -> torc
     Counts what upstream's `pack_image_features` builds: the base view, then the tiles cut back to the picture's
     aspect ratio with one newline for each row.
     """
-    vision = config.vision_config
-    side = vision.image_size // vision.patch_size
-    cls_token = 0 if config.vision_feature_select_strategy == "default" else 1
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    sizes = torch.as_tensor(image_sizes)
     lengths = []
-    for height, width in torch.as_tensor(image_sizes).tolist():
+    for height, width in sizes.tolist():
         rows, columns = upstream.get_anyres_image_grid_shape(
-            (height, width), config.image_grid_pinpoints, vision.image_size
+            (height, width), config.image_grid_pinpoints, config.vision_config.image_size
         )
         # Zero-width features of the tiles' canvas: upstream's own rounding decides what is cut.
         canvas = torch.empty(0, rows * side, columns * side)
         _, kept_rows, kept_columns = upstream.unpad_image(canvas, (height, width)).shape
-        lengths.append(side * side + cls_token + kept_rows * (kept_columns + 1))
-    return torch.tensor(lengths, dtype=torch.long, device=image_sizes.device)
+        lengths.append(tokens_per_image(config) + kept_rows * (kept_columns + 1))
+    return torch.tensor(lengths, dtype=torch.long, device=sizes.device)

@@ -16,6 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from models.errors import InputError
+from models.reading import told_as
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
@@ -42,12 +43,12 @@ def qwen2_5_vl_processor(image_processor, tokenizer, chat_template: str) -> Proc
     return processing_qwen2_5_vl.Qwen2_5_VLProcessor(*parts, chat_template=chat_template)
 
 
-# Model type -> classes to try: a Qwen2.5-VL processor that was saved without torchvision has no video part.
+# Model type -> class, and the one without a video part: for machines without torchvision and what they saved.
 PROCESSORS = {
-    "llava": (LlavaProcessor,),
-    "llava_next": (LlavaNextProcessor,),
+    "llava": (LlavaProcessor, None),
+    "llava_next": (LlavaNextProcessor, None),
     "qwen2_5_vl": (processing_qwen2_5_vl.Qwen2_5_VLProcessor, Qwen2_5_VLProcessor),
-    "gemma3": (Gemma3Processor,),
+    "gemma3": (Gemma3Processor, None),
 }
 
 
@@ -66,18 +67,24 @@ def llava_template(config: PreTrainedConfig, tokenizer) -> str | None:
     """The conversation a LLaVA checkpoint was tuned on, by its language model; None: the checkpoint's own template.
 
     The templates that the converted checkpoints carry are not those of the original code (LLaVA-1.5 loses its system
-    turn), so ours replace them.
+    turn), so ours replace them: only where family, language model and tokenizer are those of a released checkpoint.
     """
-    language_model = config.text_config.model_type
-    if language_model == "llama":
-        return chat_template("llama_3" if "<|start_header_id|>" in tokenizer.get_vocab() else "vicuna_v1")
-    if (config.model_type, language_model) == ("llava_next", "mistral"):
+    family, language_model, tokens = config.model_type, config.text_config.model_type, tokenizer.get_vocab()
+    llama_3, chatml = "<|start_header_id|>" in tokens, "<|im_start|>" in tokens
+    if (family, language_model) == ("llava_next", "mistral"):
         return chat_template("mistral_instruct")
+    if (family, language_model) == ("llava_next", "llama") and llama_3:
+        return chat_template("llama_3")
+    if language_model == "llama" and not llama_3 and not chatml:
+        return chat_template("vicuna_v1")
     return None
 
 
 def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: str) -> ProcessorMixin:
-    """Set padding side, chat template and geometry, in place. `path` is for the messages of InputError."""
+    """Set padding side, chat template and geometry, in place; returns the processor.
+
+    Raises InputError, naming `path`, without a template or if tokenizer and model disagree on the image token.
+    """
     processor.tokenizer.padding_side = "left"
     if config.model_type in ("llava", "llava_next"):
         vision = config.vision_config
@@ -85,6 +92,7 @@ def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: 
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1 if vision.model_type == "clip_vision_model" else 0
         processor.chat_template = llava_template(config, processor.tokenizer) or processor.chat_template
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if not processor.chat_template:
         raise InputError(f"{path}: no chat template; add the checkpoint's chat_template.jinja (or .json)")
     image_token_id = processor.tokenizer.convert_tokens_to_ids(image_token(processor))
@@ -101,15 +109,16 @@ def image_token(processor: ProcessorMixin) -> str:
     return getattr(processor.tokenizer, "image_token", None) or processor.image_token
 
 
-def load_processor(path: str, config: PreTrainedConfig) -> ProcessorMixin:
+def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> ProcessorMixin:
     """The finished processor of the checkpoint at `path`, a folder or hub id; InputError if it is incomplete."""
-    for processor_class in PROCESSORS[config.model_type]:
-        try:
-            return finish_processor(processor_class.from_pretrained(path), config, path)
-        except InputError:
+    processor_class, image_only = PROCESSORS[config.model_type]
+    problem = f"{path}: tokenizer or image processor cannot be loaded"
+    try:
+        with told_as(problem):
+            processor = processor_class.from_pretrained(path, **hub_arguments)
+    except InputError:
+        if image_only is None:
             raise
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            reason = error
-    raise InputError(
-        f"{path}: tokenizer or image processor cannot be loaded ({str(reason).splitlines()[0]})"
-    ) from reason
+        with told_as(problem):
+            processor = image_only.from_pretrained(path, **hub_arguments)
+    return finish_processor(processor, config, path)

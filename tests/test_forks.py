@@ -1,6 +1,7 @@
 """Forward passes of the forks on tiny checkpoints in float32: flag off is upstream, flag on is exact."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -81,6 +82,41 @@ def test_no_attention_mask_is_an_all_ones_mask(kit, row, use_cache):
     # Nor when the caller brings the positions along.
     positions = kit.for_upstream(kit.reference_positions(inputs | {"attention_mask": mask}, [row]))
     assert difference(run(model, inputs, use_cache=use_cache, position_ids=positions), masked) < 1e-5
+
+
+def test_packed_positions_are_not_read_as_one_sample(kit):
+    """Upstream would keep such samples apart; with the flag on it must not look, so they are refused."""
+    if kit.family == "qwen2_5_vl":
+        return  # upstream takes packed rows only with four rows of positions, of which the first is ordinary
+    inputs = kit.inputs(("one sample",))
+    length = inputs["input_ids"].shape[1]
+    packed = {"input_ids": inputs["input_ids"].repeat(1, 2), "position_ids": torch.arange(length).repeat(1, 2)}
+    expected = run(kit.upstream, packed, use_cache=False)
+    assert difference(run(kit.with_flag(False), packed, use_cache=False), expected) == 0
+    with pytest.raises(ValueError, match="packed samples need"):
+        run(kit.with_flag(True), packed, use_cache=False)
+    apart = torch.block_diag(*[torch.ones(length, length).tril()] * 2).bool()[None, None]
+    masked = packed | {"attention_mask": apart}
+    if kit.family != "gemma3":  # which takes a mask for each kind of layer
+        assert difference(run(kit.with_flag(True), masked, use_cache=False), expected) < 1e-5
+
+
+def test_positional_arguments_are_upstreams(kit):
+    inputs = kit.inputs(ROWS[1])
+    for flag in (False, True):
+        model = kit.with_flag(flag).model
+        with torch.no_grad():
+            expected = model(**inputs).last_hidden_state
+            names = list(inspect.signature(type(kit.upstream.model).forward).parameters)[1:3]
+            positional = [inputs[name] for name in names]
+            rest = {name: tensor for name, tensor in inputs.items() if name not in names}
+            assert torch.equal(model(*positional, **rest).last_hidden_state, expected)
+
+
+def test_a_strategy_given_in_the_call_is_refused(kits):
+    kit = kits["llava"]
+    with pytest.raises(ValueError, match="set vision_feature_select_strategy in config.json"):
+        kit.with_flag(True)(**kit.inputs(ROWS[1]), vision_feature_select_strategy="full")
 
 
 @pytest.mark.parametrize("image_first", [False, True])

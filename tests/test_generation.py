@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from transformers import StaticCache
 
 from models import load_model
 from tests.pictures import picture
@@ -141,11 +142,11 @@ def test_prompt_lookup_decoding(kit, row):
     assert torch.equal(output[:, inputs["input_ids"].shape[1] :], greedy_by_hand(model, inputs))
 
 
-@pytest.mark.parametrize("second", [("and now?",), (C, "and this?")], ids=["text", "picture"])
-def test_a_conversation_goes_on_from_its_cache(kit, second):
+def continued(kit, row: tuple, second: tuple, **arguments):
+    """A conversation that starts with `row` and goes on with `second`, from the cache and all anew."""
     model = kit.with_flag(True)
-    first = kit.inputs(ROWS[2])
-    output = generate(model, first)
+    first = kit.inputs(row)
+    output = generate(model, first, **arguments)
     generate(model, kit.inputs(ROWS[1]))  # what another call leaves behind must not matter
     addition = kit.inputs(second)
     whole = dict(addition)
@@ -158,11 +159,33 @@ def test_a_conversation_goes_on_from_its_cache(kit, second):
         parts = [inputs[name] for inputs in (first, addition) if name in inputs]
         if parts:
             fresh[name] = torch.cat(parts)
-    continued = generate(model, whole, past_key_values=output.past_key_values)
-    expected = generate(model, fresh)
-    assert torch.equal(new_tokens(whole, continued), new_tokens(fresh, expected))
-    for mine, theirs in zip(continued.logits, expected.logits, strict=True):
-        assert (mine - theirs).abs().max() < 1e-5
+    if "image_sizes" in fresh:
+        whole["image_sizes"] = fresh["image_sizes"]  # of all pictures; pixel_values are of new ones only
+    return whole, fresh, output.past_key_values
+
+
+@pytest.mark.parametrize("row", ROWS[2:], ids=["apart", "adjacent"])
+@pytest.mark.parametrize("second", [("and now?",), (C, "and this?")], ids=["text", "picture"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_conversation_goes_on_from_its_cache(kit, row, second, cache):
+    past = {}
+    if cache == "static":
+        past["past_key_values"] = StaticCache(kit.fork.config.get_text_config(), max_cache_len=1024)
+    whole, fresh, past_key_values = continued(kit, row, second, **past)
+    mine = generate(kit.fork, whole, past_key_values=past_key_values)
+    expected = generate(kit.fork, fresh)
+    assert torch.equal(new_tokens(whole, mine), new_tokens(fresh, expected))
+    for ours, theirs in zip(mine.logits, expected.logits, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_sizes_of_earlier_pictures_are_asked_for(kits):
+    """Only they tell how many pictures a run of image tokens in the cache is."""
+    kit = kits["llava_next_mistral"]
+    whole, _, past_key_values = continued(kit, ROWS[3], ("and now?",))
+    whole.pop("image_sizes")
+    with pytest.raises(ValueError, match="pass generate the image_sizes of all its pictures"):
+        generate(kit.fork, whole, past_key_values=past_key_values)
 
 
 def test_calls_of_different_batch_size_are_two_fresh_models(kit):
