@@ -118,7 +118,7 @@ class BalancedModel:
         strategy = getattr(self.config, "vision_feature_select_strategy", None)
         if inputs.get("vision_feature_select_strategy") not in (None, strategy):
             raise ValueError(
-                "position_balance is on: set vision_feature_select_strategy in the config, not in the call"
+                "position_balance is on: set vision_feature_select_strategy in config.json, not in the call"
             )
         if position_ids is None:
             require_whole_prompt(input_ids, attention_mask, past_key_values)

@@ -8,11 +8,9 @@ weights either inside the checkpoint or in the tower's own folder.
 import json
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.llava.processing_llava import LlavaProcessor
@@ -25,6 +23,7 @@ from models.modeling_llava import LlavaConfig
 from models.modeling_llava_next import LlavaNextConfig
 from models.processors import image_processor_class
 from models.quiet import quiet_transformers
+from models.reading import WEIGHT_ERRORS, read_json, told_as
 
 IMAGE_TOKEN, TURN_END = "<image>", "<|eot_id|>"
 # CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
@@ -48,6 +47,8 @@ KEYS = [
     ("lm_head.", "lm_head."),
     ("model.", "model.language_model."),
 ]
+# What of a repository on the hub is needed.
+FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors", "*.bin"]
 # Buffers that older releases saved; computed anew.
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
 
@@ -59,17 +60,20 @@ def is_original_layout(config: dict) -> bool:
 
 def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], ProcessorMixin]:
     """The checkpoint in `folder`: config, weights under transformers' names, processor. InputError if it is broken."""
-    original = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    original = read_json(str(folder), "config.json")
     check_supported(folder, original)
     weights = {new_name(name): tensor for name, tensor in read_weights(folder).items() if not BUFFERS.search(name)}
-    tower_folder = find_tower(folder, original["mm_vision_tower"])
-    vision_config = read_tower_config(folder, original, tower_folder)
+    tower = original["mm_vision_tower"]
+    tower_folder = find_tower(folder, tower)
+    vision_config = read_tower_config(folder, tower, tower_folder)
+    check_layer(folder, original, vision_config)
     if not any(name.startswith("model.vision_tower.") for name in weights):
-        weights |= read_tower_weights(folder, original, tower_folder)
+        weights |= read_tower_weights(folder, tower, tower_folder)
     tokenizer = read_tokenizer(folder)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     vocab_size = add_token_rows(folder, weights, image_token_id + 1)
-    config = build_config(original, vision_config, image_token_id, vocab_size)
+    with told_as(f"{folder}/config.json: cannot be read"):
+        config = build_config(original, vision_config, image_token_id, vocab_size)
     return config, weights, build_processor(original, config, tokenizer, tower_folder)
 
 
@@ -77,6 +81,7 @@ def check_supported(folder: Path, original: dict) -> None:
     """InputError for the variants of the code base that the three published checkpoints do not use."""
     anyres = original.get("image_aspect_ratio") == "anyres"
     expected = {
+        "model_type": ("llava", "llava_llama", "llava_mistral"),
         "mm_projector_type": ("mlp2x_gelu",),
         "mm_patch_merge_type": ("spatial_unpad",) if anyres else ("flat", None),
         "mm_vision_select_feature": ("patch", None),
@@ -90,8 +95,24 @@ def check_supported(folder: Path, original: dict) -> None:
             raise InputError(
                 f"{folder}/config.json: {field} is {json.dumps(original.get(field))}; supported: {allowed}"
             )
-    if anyres and not isinstance(original.get("image_grid_pinpoints"), list):
-        raise InputError(f"{folder}/config.json: image_grid_pinpoints is not a list of [height, width]")
+    pinpoints = original.get("image_grid_pinpoints")
+    if anyres and not (isinstance(pinpoints, list) and all(isinstance(p, list) and len(p) == 2 for p in pinpoints)):
+        raise InputError(f"{folder}/config.json: image_grid_pinpoints is not a list of [width, height]")
+    if not isinstance(original["mm_vision_tower"], str):
+        raise InputError(f"{folder}/config.json: mm_vision_tower is not a name; write the tower's folder or hub id")
+
+
+def check_layer(folder: Path, original: dict, vision_config: CLIPVisionConfig) -> None:
+    """InputError if the tower has no such layer."""
+    layer = original.get("mm_vision_select_layer", -2)
+    if (
+        not isinstance(layer, int)
+        or not -vision_config.num_hidden_layers - 1 <= layer <= vision_config.num_hidden_layers
+    ):
+        raise InputError(
+            f"{folder}/config.json: mm_vision_select_layer is {json.dumps(layer)}, but the vision tower has "
+            f"{vision_config.num_hidden_layers} layers"
+        )
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -101,7 +122,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
     ):
         if (folder / index).is_file():
-            shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+            with told_as(f"{folder}/{index}: not an index of shards; download it again"):
+                shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
             files = [folder / shard for shard in sorted(set(shards))]
         else:
             files = [folder / single]
@@ -117,16 +139,16 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
+    """The tensors of one file by name; InputError if it is broken or holds anything else."""
+    with told_as(f"{file}: cannot be read; download it again", *WEIGHT_ERRORS):
         if file.suffix == ".safetensors":
             return load_file(file)
         with open(file, "rb") as opened:
             is_zip = opened.read(2) == b"PK"  # the format before torch 1.6 cannot be mapped
-        return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(f"{file}: holds other things than tensors, which could execute; not loaded") from error
-    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]}); download it again") from error
+        tensors = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise InputError(f"{file}: not a file of named weights; download it again")
+    return tensors
 
 
 def new_name(name: str) -> str:
@@ -140,32 +162,28 @@ def find_tower(folder: Path, tower: str) -> Path | None:
     return next((candidate for candidate in candidates if (candidate / "config.json").is_file()), None)
 
 
-def read_tower_config(folder: Path, original: dict, tower_folder: Path | None) -> CLIPVisionConfig:
-    tower = original["mm_vision_tower"]
+def read_tower_config(folder: Path, tower: str, tower_folder: Path | None) -> CLIPVisionConfig:
+    """The vision tower's config, from its folder, from KNOWN_TOWERS or the hub; InputError if it cannot be had."""
     if tower_folder is None and tower in KNOWN_TOWERS:
         return CLIPVisionConfig(**KNOWN_TOWERS[tower])
-    try:
-        config = CLIPVisionConfig.from_pretrained(tower_folder or tower)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}/config.json: mm_vision_tower {tower!r} is neither a folder nor to be had from the hub; "
-            f"put the tower's files into {folder.parent / Path(tower).name}"
-        ) from error
-    return config
+    with told_as(no_tower(folder, tower)):
+        return CLIPVisionConfig.from_pretrained(tower_folder or tower)
 
 
-def read_tower_weights(folder: Path, original: dict, tower_folder: Path | None) -> dict[str, torch.Tensor]:
-    tower = original["mm_vision_tower"]
-    try:
+def read_tower_weights(folder: Path, tower: str, tower_folder: Path | None) -> dict[str, torch.Tensor]:
+    """The vision tower's weights under their names in the fork; InputError if they cannot be had."""
+    with told_as(no_tower(folder, tower), *WEIGHT_ERRORS), quiet_transformers():
         model, report = CLIPVisionModel.from_pretrained(tower_folder or tower, output_loading_info=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the vision tower's weights are not in the checkpoint, and {tower!r} is neither a folder nor to "
-            f"be had from the hub; put the tower's files into {folder.parent / Path(tower).name}"
-        ) from error
     if report["missing_keys"]:
         raise InputError(f"{tower_folder or tower}: not a complete CLIP vision tower ({min(report['missing_keys'])})")
     return {f"model.vision_tower.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def no_tower(folder: Path, tower: str) -> str:
+    return (
+        f"{folder}/config.json: mm_vision_tower {tower!r} is neither a folder nor to be had from the hub; "
+        f"put the tower's files into {folder.parent / Path(tower).name}"
+    )
 
 
 def read_tokenizer(folder: Path):
@@ -175,11 +193,9 @@ def read_tokenizer(folder: Path):
     front of both; `legacy` is transformers' name for that.
     """
     legacy = {"legacy": True} if (folder / "tokenizer.model").is_file() else {}
-    try:
-        with quiet_transformers():  # it does not know the config's model_type
-            tokenizer = AutoTokenizer.from_pretrained(folder, **legacy)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from error
+    # (Quiet: transformers does not know the config's model_type.)
+    with told_as(f"{folder}: no readable tokenizer"), quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder, **legacy)
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -207,6 +223,7 @@ def mean_row(rows: torch.Tensor) -> torch.Tensor:
 
 
 def build_config(original: dict, vision_config, image_token_id: int, vocab_size: int) -> PreTrainedConfig:
+    """The fork's config; whatever of the original config.json is the language model's goes into `text_config`."""
     mistral = "mistral" in original.get("model_type", "") or "Mistral" in str(original.get("architectures"))
     text_class = MistralConfig if mistral else LlamaConfig
     known = text_class().to_dict().keys() | {"rope_theta", "rope_scaling"}
@@ -220,7 +237,9 @@ def build_config(original: dict, vision_config, image_token_id: int, vocab_size:
         "dtype": original.get("torch_dtype"),
     }
     if original.get("image_aspect_ratio") == "anyres":
-        return LlavaNextConfig(**shared, image_grid_pinpoints=original["image_grid_pinpoints"])
+        # (width, height) in the code base, (height, width) in transformers: the order decides ties.
+        pinpoints = [[height, width] for width, height in original["image_grid_pinpoints"]]
+        return LlavaNextConfig(**shared, image_grid_pinpoints=pinpoints)
     return LlavaConfig(**shared, image_seq_length=(vision_config.image_size // vision_config.patch_size) ** 2)
 
 
@@ -243,7 +262,8 @@ def build_processor(original: dict, config, tokenizer, tower_folder: Path | None
 def generation_config(folder: Path, config, processor: ProcessorMixin) -> GenerationConfig:
     """The checkpoint's own generation settings; a reply also ends with Llama-3's turn, and holds no image token."""
     has_own = (folder / "generation_config.json").is_file()
-    settings = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
+    with told_as(f"{folder}/generation_config.json: cannot be read; restore or remove it"):
+        settings = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
     tokenizer = processor.tokenizer
     ends = settings.eos_token_id or config.text_config.eos_token_id or tokenizer.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
@@ -254,41 +274,3 @@ def generation_config(folder: Path, config, processor: ProcessorMixin) -> Genera
     settings.pad_token_id = tokenizer.pad_token_id
     settings.suppress_tokens = [config.image_token_id]
     return settings
-
-
-def write_llava_layout(model, processor: ProcessorMixin, folder: Path) -> None:
-    """Write a fork with a CLIP tower in the original layout; `<image>` must be the last token.
-
-    Used for tiny checkpoints: tests read them back as they would the published ones.
-    """
-    config = model.config
-    image_token_id = config.image_token_id
-    old_names = {new: old for old, new in KEYS}
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        prefix = next(new for _, new in KEYS if name.startswith(new))
-        is_vocabulary = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-        tensor = tensor[:image_token_id] if is_vocabulary else tensor
-        weights[old_names[prefix] + name[len(prefix) :]] = tensor.clone()
-    language_model = "mistral" if config.text_config.model_type == "mistral" else "llama"
-    anyres = isinstance(config, LlavaNextConfig)
-    original = config.text_config.to_dict() | {
-        "model_type": f"llava_{language_model}",
-        "architectures": [f"Llava{language_model.capitalize()}ForCausalLM"],
-        "vocab_size": image_token_id,
-        "mm_vision_tower": "vision_tower",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_hidden_size": config.vision_config.hidden_size,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": "patch",
-        "mm_patch_merge_type": "spatial_unpad" if anyres else "flat",
-        "image_aspect_ratio": "anyres" if anyres else "pad",
-        "image_grid_pinpoints": config.image_grid_pinpoints if anyres else None,
-        "mm_use_im_start_end": False,
-    }
-    (folder / "config.json").write_text(json.dumps(original, indent=2) + "\n", encoding="utf-8")
-    config.vision_config.save_pretrained(folder / "vision_tower")
-    processor.image_processor.save_pretrained(folder / "vision_tower")
-    model.generation_config.save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

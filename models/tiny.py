@@ -4,15 +4,15 @@
 
 A checkpoint has everything a released one has (config, safetensors with the released key layout, tokenizer, image
 processor, chat template), loads with plain transformers and takes under 5 MB. Its weights mean nothing; they are
-scaled so that the picture changes the logits.
+scaled so that the picture changes the logits, and that the first word of a reply is nearly always Yes or No, by chance.
 """
 
 import argparse
-import re
+import os
+import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -21,14 +21,16 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from models.errors import InputError, run_script
-from models.llava_original import IMAGE_TOKEN, mean_row, write_llava_layout
+from models.llava_original import IMAGE_TOKEN, mean_row
 from models.modeling_gemma3 import Gemma3Config, Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from models.processors import chat_template, image_processor_class, qwen2_5_vl_processor
+from models.tiny_layouts import write_llava_layout, write_transformers_layout
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14  # 16 patches to a view
+ANSWERS = ("Yes", "No")
 TEXT = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -50,10 +52,14 @@ CLIP = {
 
 
 def tokenizer_of_bytes(bos: str | None, eos: str, pad: str, others: tuple[str, ...], **named: str):
-    """A tokenizer whose tokens are the 256 bytes and the given special tokens; adds `bos` if there is one."""
+    """A tokenizer of the 256 bytes and the given special tokens, which adds `bos` if there is one.
+
+    The words of ANSWERS are tokens too, for replies only: without merges no text is tokenized to them.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = list(dict.fromkeys([token for token in (pad, bos, eos) if token] + list(others)))
-    backend = Tokenizer(BPE({token: i for i, token in enumerate(special + alphabet)}, []))
+    words = {word: len(special) + len(alphabet) + i for i, word in enumerate(ANSWERS)}
+    backend = Tokenizer(BPE({token: i for i, token in enumerate(special + alphabet)} | words, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(special)
@@ -222,21 +228,12 @@ def visual_tokens(config) -> list[int]:
     return sorted({token for token in ids if token is not None})
 
 
-# Names inside transformers 5.17 -> names in the released safetensors.
-RELEASED_KEYS = {
-    "llava": [
-        (r"^model\.language_model\.", "language_model.model."),
-        (r"^lm_head\.", "language_model.lm_head."),
-        (r"^model\.vision_tower\.", "vision_tower.vision_model."),
-        (r"^model\.(multi_modal_projector|image_newline)", r"\1"),
-    ],
-    "qwen2_5_vl": [(r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")],
-}
-RELEASED_KEYS["llava_next"] = RELEASED_KEYS["gemma3"] = RELEASED_KEYS["llava"]
+def randomise(model: torch.nn.Module, answers: list[int]) -> None:
+    """Draw all weights anew: matrices that keep the size of features, norms and biases near where they start.
 
-
-def randomise(model: torch.nn.Module) -> None:
-    """Draw all weights anew: matrices that keep the size of features, norms and biases near where they start."""
+    The head favours the two `answers` (token ids), so that a random model's reply to a yes-no question can be read:
+    which of them it gives is decided by the sign of one random projection of the last token's features.
+    """
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             noise = torch.randn(weight.shape)
@@ -250,6 +247,10 @@ def randomise(model: torch.nn.Module) -> None:
                 weight.copy_(0.5 * noise)
             else:
                 weight.copy_(noise * weight[0].numel() ** -0.5)
+        head = model.lm_head.weight
+        direction = torch.randn(head.shape[1]) * head.shape[1] ** -0.5
+        head *= 0.02
+        head[answers[0]], head[answers[1]] = direction, -direction
         if model.config.model_type.startswith("llava"):
             # `<image>`, which the original layout lacks, has the row that llava_original.py gives it on loading.
             for vocabulary in (model.get_input_embeddings().weight, model.lm_head.weight):
@@ -273,7 +274,7 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-        randomise(model)
+        randomise(model, processor.tokenizer.convert_tokens_to_ids(list(ANSWERS)))
     model.generation_config = GenerationConfig(
         bos_token_id=processor.tokenizer.bos_token_id,
         eos_token_id=processor.tokenizer.eos_token_id,
@@ -281,24 +282,18 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
         # A trained model never says these; a random one would.
         suppress_tokens=visual_tokens(config),
     )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (write_llava_layout if layout == "llava" else write_transformers_layout)(model, processor, output_dir)
+    write = write_llava_layout if layout == "llava" else write_transformers_layout
+    # Whole or absent: a killed run must not leave half a checkpoint under the name that was asked for.
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as half:
+            checkpoint = Path(half) / output_dir.name
+            checkpoint.mkdir()
+            write(model, processor, checkpoint)
+            os.replace(checkpoint, output_dir)
+    except OSError as error:
+        raise InputError(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another") from None
     return output_dir
-
-
-def write_transformers_layout(model, processor, output_dir: Path) -> None:
-    state = {}
-    for name, weight in model.state_dict().items():
-        for pattern, replacement in RELEASED_KEYS[model.config.model_type]:
-            name = re.sub(pattern, replacement, name)
-        state[name] = weight.contiguous()
-    if model.config.tie_word_embeddings:
-        state.pop(next(name for name in state if name.endswith("lm_head.weight")))
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(output_dir)
-    model.generation_config.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
-    save_file(state, output_dir / "model.safetensors", metadata={"format": "pt"})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
-python -m pip install --quiet --requirement tests/requirements.txt
+install_requirements tests/requirements.txt
 
 ruff check .
 ruff format --check .

@@ -1,6 +1,7 @@
 """What the documentation promises: commands run, scripts explain themselves, packages are ours."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -112,15 +113,16 @@ def test_the_flag_has_one_reader():
 
 
 def test_quickstart_runs_the_main_job(tmp_path):
-    """The first command of the README, with what is installed here."""
-    result = subprocess.run(
-        ["sh", "scripts/quickstart.sh", "--max_new_tokens", "2"],
-        cwd=ROOT,
-        env={**os.environ, "RESULTS": str(tmp_path / "results"), "VIRTUAL_ENV": sys.prefix},
-        capture_output=True,
-        text=True,
-    )
+    """The first command of the README, with what is installed here: replies are read, and the flag makes a difference."""
+    environment = os.environ | {"RESULTS": "here", "VIRTUAL_ENV": sys.prefix}
+    command = ["sh", ROOT / "scripts/quickstart.sh"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "random weights" in result.stdout
     assert "accuracy by cell" in result.stdout
-    assert (tmp_path / "results/heatmap.png").stat().st_size > 10_000
+    (answers,) = (tmp_path / "here").glob("answers-*")
+    assert (answers / "heatmap.png").stat().st_size > 10_000
+    runs = json.loads((answers / "metrics.json").read_text())["runs"]
+    assert all(run["unreadable"] < 0.2 * run["scored"] for run in runs)
+    off, on = ((answers / f"balance-{flag}.jsonl").read_text() for flag in ("false", "true"))
+    assert off != on
