@@ -37,10 +37,7 @@ FORKS = {
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Adapters of Qwen2.5-VL from transformers up to 4.51 (LLaMA-Factory's of that time); PEFT renames those of the others.
 OLD_ADAPTER_KEYS = {
-    "qwen2_5_vl": {
-        r"^base_model\.model\.model\.layers\.": "base_model.model.model.language_model.layers.",
-        r"^base_model\.model\.visual\.": "base_model.model.model.visual.",
-    }
+    "qwen2_5_vl": {r"^model\.layers\.": "model.language_model.layers.", r"^visual\.": "model.visual."},
 }
 
 

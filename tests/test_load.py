@@ -9,11 +9,13 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from models import load_model
+from models import load_model, reading
 from models.errors import InputError
+from models.processors import finish_processor
 from models.tiny import build_tiny
 from tests.conftest import UPSTREAM
 from tests.pictures import picture
@@ -122,6 +124,28 @@ def test_adapters(kit, tmp_path):
     assert load_model(tmp_path / "adapter", position_balance=False)[0].config.position_balance is False
 
 
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
+def test_adapters_of_older_releases(tiny_folders, tmp_path, family):
+    """transformers up to 4.51 (LLaMA-Factory's of that time) named the language model's layers otherwise."""
+    base, _ = load_model(tiny_folders[family], position_balance=False, dtype="float32")
+    targets = r".*language_model.*\.(q_proj|v_proj)"
+    get_peft_model(base, LoraConfig(r=4, target_modules=targets, init_lora_weights=False)).save_pretrained(tmp_path)
+    edit_json(tmp_path / "adapter_config.json", base_model_name_or_path=str(tiny_folders[family]))
+    expected = load_model(tmp_path, dtype="float32")[0].state_dict()
+    file = tmp_path / "adapter_model.safetensors"
+    new, old = (
+        "base_model.model.model.language_model.layers.",
+        {
+            "qwen2_5_vl": "base_model.model.model.layers.",
+        }.get(family, "base_model.model.language_model.model.layers."),
+    )
+    weights = load_file(file)
+    assert all(name.startswith(new) for name in weights)
+    save_file({old + name.removeprefix(new): weight for name, weight in weights.items()}, file)
+    loaded = load_model(tmp_path, dtype="float32")[0].state_dict()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
 def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
     base, _ = load_model(tiny_folders["llava"], position_balance=False)
     get_peft_model(base, LoraConfig(r=4, target_modules=r".*language_model.*q_proj")).save_pretrained(tmp_path)
@@ -136,9 +160,16 @@ def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
     with pytest.raises(InputError, match="1 unexpected adapter weights"):
         load_model(tmp_path)
     save_file(weights, file)
-    edit_json(settings, base_model_name_or_path=None)
-    with pytest.raises(InputError, match="no base_model_name_or_path"):
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="the adapter cannot be put on"):
         load_model(tmp_path)
+    save_file({name: weight[..., :1].contiguous() for name, weight in weights.items()}, file)
+    with pytest.raises(InputError, match="the adapter cannot be put on"):
+        load_model(tmp_path)
+    for base, message in ((None, "no base_model"), (str(tmp_path), "is this folder"), ("absent", "its base cannot")):
+        edit_json(settings, base_model_name_or_path=base)
+        with pytest.raises(InputError, match=message):
+            load_model(tmp_path)
 
 
 def test_hub_ids(tiny_folders, tmp_path):
@@ -189,6 +220,7 @@ from models.processors import load_processor  # without torchvision, AutoProcess
 processor = load_processor(folder, model.config) if {family!r} == "qwen2_5_vl" else None
 pipe = transformers.pipeline("image-text-to-text", model=folder, processor=processor)
 assert pipe.model.__module__.startswith("models."), pipe.model.__module__
+assert type(transformers.AutoModelForMultimodalLM.from_pretrained(folder)) is type(model)
 content = [dict(type="image", path={str(tmp_path / "picture.png")!r}), dict(type="text", text="what?")]
 print(pipe(text=[dict(role="user", content=content)], max_new_tokens=3, return_full_text=False)[0])
 """
@@ -218,6 +250,11 @@ def without_weights(folder):
 def truncated(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-5000])
+
+
+def as_bin(folder, content):
+    without_weights(folder)
+    (folder / "pytorch_model.bin").write_bytes(content)
 
 
 def one_missing(folder):
@@ -250,6 +287,11 @@ def one_of_another_shape(folder):
         (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded|image token"),
         (lambda folder: (folder / "processor_config.json").unlink(), "image processor cannot be loaded"),
         (lambda folder: edit_json(folder / "config.json", image_token_index=5), "not of one checkpoint"),
+        (lambda folder: edit_json(folder / "config.json", text_config={"model_type": "nosuch"}), "config.json: cannot"),
+        (lambda folder: edit_json(folder / "config.json", image_token_index="x"), "config.json: cannot be read"),
+        (lambda folder: edit_json(folder / "config.json", model_type=["llava"]), "config.json"),
+        (lambda folder: as_bin(folder, b""), "weights cannot be read"),
+        (lambda folder: as_bin(folder, b"PK not a zip"), "weights cannot be read"),
     ],
 )
 def test_broken_checkpoints(tiny_folders, tmp_path, spoil, message):
@@ -267,6 +309,61 @@ def test_paths_that_are_no_checkpoint(tmp_path):
     for path in (tmp_path / "absent", "no/such-model", "absent", tmp_path, tmp_path / "file", ""):
         with pytest.raises(InputError):
             load_model(path)
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(reading, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the hub"))
+    for path in ("checkpoints/tiny-lava", "./absent", "../absent", "~/absent", "absent", "/absent/x", "a/b/c"):
+        with pytest.raises(InputError, match="no such folder"):
+            load_model(path)
+
+
+def test_hub_arguments_reach_every_reader(monkeypatch):
+    asked = []
+
+    def record(path, name, **arguments):
+        asked.append((name, arguments))
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(reading, "hf_hub_download", record)
+    with pytest.raises(InputError, match="hub cannot be reached"):
+        load_model("owner/name", revision="abc", cache_dir="there", dtype="float32")
+    where = {"revision": "abc", "cache_dir": "there"}
+    assert asked == [("adapter_config.json", where), ("config.json", where)]
+    with pytest.raises(InputError, match="subfolder: load_model sets it itself"):
+        load_model("owner/name", subfolder="x")
+
+
+def test_sampling_values_without_sampling_do_not_hinder_saving(tiny_folders, tmp_path):
+    """As Vicuna's generation_config.json has them; transformers 5.17 would refuse to write that model."""
+    folder = edited(tiny_folders["llava"], tmp_path / "checkpoint")
+    edit_json(folder / "generation_config.json", temperature=0.9, top_p=0.6)
+    load_model(folder, position_balance=False)[0].save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(("token", "kept"), [("<|im_start|>", True), ("<|start_header_id|>", True), ("<x>", False)])
+def test_the_template_of_another_conversation_is_kept(kits, tmp_path, token, kept):
+    """LLaVA with a language model that no released checkpoint of its family has: its own template is the right one."""
+    kit = kits["llava"]
+    kit.processor.save_pretrained(tmp_path)
+    processor = type(kit.processor).from_pretrained(tmp_path)
+    processor.tokenizer.add_tokens([token], special_tokens=True)
+    processor.chat_template = "its own"
+    finish_processor(processor, kit.fork.config, "checkpoint")
+    assert (processor.chat_template == "its own") is kept
+
+
+def test_a_template_of_the_tokenizer_will_do(kits, tmp_path):
+    kit = kits["qwen2_5_vl"]
+    kit.processor.save_pretrained(tmp_path)
+    processor = type(kit.processor).from_pretrained(tmp_path)
+    processor.tokenizer.chat_template, processor.chat_template = "the tokenizer's", None
+    assert finish_processor(processor, kit.fork.config, "checkpoint").chat_template == "the tokenizer's"
+    processor.tokenizer.chat_template = processor.chat_template = None
+    with pytest.raises(InputError, match="checkpoint: no chat template"):
+        finish_processor(processor, kit.fork.config, "checkpoint")
 
 
 def test_a_tower_of_unknown_token_count_is_refused_only_with_the_flag(tiny_folders, tmp_path):
