@@ -4,18 +4,23 @@
 .build/       build.json, the sample          only while it is unfinished
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from data.files import write_atomic
 from models.errors import InputError
 
-WORK = ".build"
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+WORK, LOCK = ".build", ".build.lock"
 
 
 @contextmanager
@@ -29,23 +34,28 @@ def open_build(folder: Path, identity: dict, overwrite: bool) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        # Opened for writing: network file systems lock no other files.
+        lock = open(folder / LOCK, "ab")
     except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be made ({error.strerror}); choose another") from None
-    try:
-        _lock(folder, handle)
-        _check_holder(folder, identity, overwrite)
-        if overwrite:
-            _clear(folder)
-        _remove_halves(folder)
+        raise InputError(
+            f"--output_dir {folder}: cannot be made or written ({error.strerror}); choose another"
+        ) from None
+    with lock:
+        _lock(folder, lock)
         try:
-            yield
-        except InputError:
-            if not (folder / WORK / "sample.json").exists():
-                finish_work(folder)
-            raise
-    finally:
-        os.close(handle)
+            _check_holder(folder, identity, overwrite)
+            if overwrite:
+                _clear(folder)
+            _remove_halves(folder)
+            try:
+                yield
+            except InputError:
+                if not (folder / WORK / "sample.json").exists():
+                    finish_work(folder)
+                raise
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                (folder / LOCK).unlink()
 
 
 def start_work(folder: Path, identity: dict) -> Path:
@@ -76,13 +86,18 @@ def read_manifest(folder: Path) -> dict | None:
     raise InputError(f"{path}: not the manifest of a build; choose another --output_dir")
 
 
-def _lock(folder: Path, handle: int) -> None:
+def _lock(folder: Path, file: BinaryIO) -> None:
+    busy = InputError(f"--output_dir {folder}: another build is writing there; wait for it")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"--output_dir {folder}: another build is writing there; wait for it") from None
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise busy from None
     except OSError:
         pass  # a file system without locks
+    # A build that ended since the file was opened has removed it, and a third may hold a new one.
+    if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+        raise busy
 
 
 def _check_holder(folder: Path, identity: dict, overwrite: bool) -> None:

@@ -21,8 +21,8 @@ from data.canvas import JPEG_QUALITY, RESAMPLING, Layout, decode, draw_canvas, e
 from data.files import write_atomic
 from data.grid import cell_names
 from data.sampling import Picture, Sample, random_order, take_sample
-from data.sources import Source, find_source
-from models.errors import InputError
+from data.sources import FORMS, Source, find_source
+from models.errors import ArgumentParser, InputError
 
 
 class Plan(NamedTuple):
@@ -33,10 +33,10 @@ class Plan(NamedTuple):
     other: int | None
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str) -> ArgumentParser:
     """The flags of both builds; lengths in pixels, defaults as in the paper."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--source", required=True, type=Path, help="image-caption pairs (forms: data/sources.py)")
+    parser = ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--source", required=True, type=Path, help=f"image-caption pairs: {FORMS}")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder to write; a killed build goes on there")
     parser.add_argument("--num_captions", type=int, default=10_000, help="captions to sample (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every choice (%(default)s)")
@@ -61,8 +61,8 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
     Every caption has grid * grid canvases with the target in each cell in turn and the same `distractors`
     pictures, in the same order, in the others; a share `negatives` of the captions is also asked with a
     caption that is on none of its pictures. The files are the same bytes for the same source, arguments and
-    version of Pillow, whatever the number of workers and however often the build was killed. Raises
-    InputError for bad arguments or a bad source.
+    version of Pillow, wherever the source lies, whatever the number of workers and however often the build was
+    killed. Raises InputError for bad arguments or a bad source.
     """
     for flag in ("num_captions", "min_side", "workers"):
         if getattr(args, flag) < 1:
@@ -88,7 +88,7 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
         _draw(folder, layout, sample.pictures, plans, args.workers)
         rows = list(_rows(sample.pictures, plans, cell_names(layout.grid)))
         write_atomic(folder / f"{kind}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        manifest = _manifest(identity, args.source, source, sample, rows)
+        manifest = _manifest(identity, source, sample, rows)
         write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         finish_work(folder)
     _print_summary(folder / f"{kind}.jsonl", manifest)
@@ -214,11 +214,11 @@ def _rows(pictures: list[Picture], plans: list[Plan], positions: tuple[str, ...]
                 yield {**row, "position": position, "answer": answer}
 
 
-def _manifest(identity: dict, path: Path, source: Source, sample: Sample, rows: list[dict]) -> dict:
+def _manifest(identity: dict, source: Source, sample: Sample, rows: list[dict]) -> dict:
     pairs = "".join(f"{picture.sha256} {picture.caption}\n" for picture in sample.pictures)
     return {
         "identity": identity,
-        "source": {"path": str(path), "form": source.form, "items": sample.items},
+        "source": {"form": source.form, "items": sample.items},
         "candidates": sample.candidates,
         "skipped_candidates": sample.skipped,
         "sample_sha256": hashlib.sha256(pairs.encode()).hexdigest(),

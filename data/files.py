@@ -1,19 +1,13 @@
 """Reading JSON lines with errors that name the line, and writing files that are whole or absent."""
 
+import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-
-
-def read_json_lines(path: str | os.PathLike) -> list[dict]:
-    """The objects of a JSON-lines file, in order; blank lines are skipped.
-
-    Raises InputError as `numbered_json_lines` does.
-    """
-    return [row for _, row in numbered_json_lines(path)]
 
 
 def numbered_json_lines(path: str | os.PathLike) -> list[tuple[int, dict]]:
@@ -55,17 +49,26 @@ def _json_object(path: Path, number: int, line: str) -> dict:
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Write `content` so that `path` always holds either its old content or all of the new one.
 
-    Creates missing parent folders. Text is written as UTF-8. Safe with several processes writing the same
-    path.
+    Creates missing parent folders. Text is written as UTF-8. Safe with several processes, on one machine or on
+    several, writing the same path. A kill may leave `.<name>.*.tmp` behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network and FUSE file systems have no fsync; writing has not failed.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise

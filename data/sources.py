@@ -10,14 +10,18 @@ Folders inside folders are read too. A source is a list of parts (a folder, a sh
 reading can go on where it stopped.
 """
 
+import errno
 import hashlib
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from data.files import iter_json_lines
 from models.errors import InputError
@@ -46,7 +50,11 @@ class Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A recognised source: its form, a hash of its files' names and sizes, and a lazy reader for each part."""
+    """A recognised source: its form, a hash of its files' names and sizes, and a lazy reader for each part.
+
+    The hash counts in the pictures that a captions.jsonl names. It does not see a change of content that leaves all
+    names and sizes as they were.
+    """
 
     form: str
     fingerprint: str
@@ -54,11 +62,11 @@ class Source(NamedTuple):
 
 
 def find_source(path: str | os.PathLike) -> Source:
-    """Recognise what `path` holds by its content. Nothing of the items is read yet.
+    """Recognise what `path` holds by its content. Nothing of the items is read yet but the lines of captions.jsonl.
 
     The topmost folder that holds something known decides the form; in one folder the order is captions.jsonl,
     tar shards, parquet with image bytes, images with text files (img2dataset's parquet files of metadata are
-    no images). Raises InputError if `path` is missing or nothing is recognised.
+    no images). Raises InputError if `path` is missing, nothing is recognised or a line of captions.jsonl is bad.
     """
     path = Path(path)
     if not path.exists():
@@ -75,6 +83,10 @@ def find_source(path: str | os.PathLike) -> Source:
             listing.update(
                 f"\n{(folder / name).relative_to(root)}\t{_size(folder / name)}".encode(errors="surrogateescape")
             )
+            if form == "captions":
+                for _, row in tqdm(_listed(folder / name), desc="listing", unit=" pictures", delay=2):
+                    size = _listed_size(folder / row["image"])
+                    listing.update(f"\n{row['image']}\t{size}".encode(errors="backslashreplace"))
         if form == "images" and names:
             parts.append(partial(read, root, folder))
         elif form != "images":
@@ -138,7 +150,10 @@ def _reading(path: Path, *errors: type[Exception]):
         yield
     except (OSError, *errors) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged, cut short or unreadable ({reason}); restore or remove it") from None
+        raise InputError(
+            f"{path}: damaged, cut short or unreadable ({reason}); restore or remove it and run again, "
+            "with --overwrite unless its size stays the same"
+        ) from None
 
 
 def _read_file(path: Path) -> bytes | None:
@@ -169,18 +184,38 @@ def _load_image_and_text(path: Path) -> tuple[bytes | None, str | None]:
     return _read_file(path), _as_caption(_read_file(path.with_suffix(".txt")))
 
 
-def _read_captions(root: Path, path: Path) -> Iterator[Item]:
+def _listed(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of a captions.jsonl, its fields checked."""
     for number, row in iter_json_lines(path):
         for field in ("image", "caption"):
             if not isinstance(row.get(field), str):
                 state = "is missing" if field not in row else "is not text"
                 raise InputError(f'{path}, line {number}: field "{field}" {state}; give it as a string')
+        yield number, row
+
+
+def _listed_size(path: Path) -> int | None:
+    """Size of a picture that captions.jsonl names; None if there is no such file, or the name can be no file's."""
+    with _reading(path):
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL, or half a surrogate pair
+            return None
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                return None
+            raise
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _read_captions(root: Path, path: Path) -> Iterator[Item]:
+    for number, row in _listed(path):
         key = f"{path.relative_to(root).as_posix()}:{number}"
         yield Item(key, partial(_load_listed, path.parent / row["image"], row["caption"]))
 
 
 def _load_listed(path: Path, caption: str) -> tuple[bytes | None, str]:
-    return _read_file(path), caption
+    return None if _listed_size(path) is None else _read_file(path), caption
 
 
 def _read_tar(root: Path, path: Path) -> Iterator[Item]:

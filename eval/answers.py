@@ -34,7 +34,8 @@ def read_yes_no(reply: str) -> str | None:
     - A reply that opens by offering both ("Yes or No", "Yes/No", "Yes and no.") has not answered: unreadable.
 
     A sentence with the word further in ("There is no such picture.") is unreadable as well: the prompt asks
-    for one word, and searching the sentence would be guessing.
+    for one word, and searching the sentence would be guessing. So are, by decision, `<answer>Yes</answer>`,
+    `\\boxed{Yes}` and `1. Yes`: forms that the prompt does not ask for.
     """
     match = _YES_NO.match(reply)
     if match is None:

@@ -4,12 +4,14 @@
         --output_heatmap results/off_on.png --output_json results/off_on.json
 
 eval/probe_numbers.py defines every number. The JSON file holds all that is printed: the settings; per run its counts,
-`numbers` (name -> value, low, high: the 95% interval), worst and best cell, `null` of the spreads and `cells`; and for
-two runs `comparison`, the same for second - first, with McNemar's test. What the data cannot say is null.
+`numbers` (name -> value, low, high: the 95% interval), worst and best cell (null if all are equal), `null` of the
+spreads and `cells`; and for two runs `comparison`, the same for second - first, with McNemar's test. What the data
+cannot say is null.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from data.files import write_atomic
 from data.grid import cell_names
 from eval.answers import read_yes_no, read_yes_no_paper
+from eval.manifest import manifest_path, read_manifest
 from eval.plots import check_suffix, probe_heatmaps
 from eval.probe_answers import Answers, pair, read_answers, to_replies
 from eval.probe_numbers import (
@@ -31,9 +34,10 @@ from eval.probe_numbers import (
     null_spread,
     p_value,
     point,
+    spread_intervals,
 )
 from eval.probe_report import panels, report
-from models.errors import InputError, run_script
+from models.errors import ArgumentParser, InputError, run_script
 
 SCORERS = {"default": read_yes_no, "paper": read_yes_no_paper}
 CELL = "cell_"  # prefix of the names in eval/probe_numbers.py that have one value per cell
@@ -59,9 +63,10 @@ def measure(answers: Answers, label: str, pool_answers: bool = False, resamples:
     counts = count_by_caption(replies, pool_answers)
     here, samples = point(counts), bootstrap(counts, resamples, seed)
     null = null_spread(counts, resamples, seed)
+    here["variance_corrected"] = here["variance"] - (null["variance"].mean() if resamples else np.nan)
     names = cell_names(answers.grid)
     has_positives = counts["positives"].any(axis=1)
-    has_data = np.isfinite(here["cell_accuracy"]).any()
+    cells_differ = here["gap"] > 0  # False if no cell has data
     summary = {
         "label": label,
         "results_file": answers.path,
@@ -75,8 +80,8 @@ def measure(answers: Answers, label: str, pool_answers: bool = False, resamples:
         "captions": replies.captions,
         "incomplete_captions": int((has_positives & (counts["complete"][:, 0] == 0)).sum()),
         "numbers": _numbers(here, samples),
-        "worst_cell": names[np.nanargmin(here["cell_accuracy"])] if has_data else None,
-        "best_cell": names[np.nanargmax(here["cell_accuracy"])] if has_data else None,
+        "worst_cell": names[np.nanargmin(here["cell_accuracy"])] if cells_differ else None,
+        "best_cell": names[np.nanargmax(here["cell_accuracy"])] if cells_differ else None,
         "null": {name: _against_null(here[name], null[name]) for name in null},
         "cells": _cells(names, here, samples),
     }
@@ -96,27 +101,29 @@ def compare(first: Run, second: Run) -> dict:
     correct, positive = (first.replies.correct, second.replies.correct), first.replies.positive
     return {
         "label": f"{second.label} - {first.label}",
-        "numbers": _numbers(difference, samples),
+        "numbers": _numbers(difference, samples, paired_difference=True),
         "cells": _cells(names, difference, samples),
         "mcnemar": {"all": mcnemar(*correct), "positives": mcnemar(correct[0][positive], correct[1][positive])},
     }
 
 
-def _numbers(values: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> dict[str, dict]:
-    return {name: _with_interval(values[name], samples[name]) for name in values if not name.startswith(CELL)}
+def _numbers(values: dict, samples: dict, paired_difference: bool = False) -> dict[str, dict]:
+    names = [name for name in values if not name.startswith(CELL)]
+    intervals = {name: interval(samples[name]) for name in names if name in samples}
+    intervals |= spread_intervals(values, samples, paired_difference)
+    return {name: _entry(values[name], *intervals.get(name, (np.nan, np.nan))) for name in names}
 
 
 def _cells(names: Sequence[str], values: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> list[dict]:
     by_cell = [name for name in values if name.startswith(CELL)]
     return [
         {"position": position}
-        | {name.removeprefix(CELL): _with_interval(values[name][k], samples[name][:, k]) for name in by_cell}
+        | {name.removeprefix(CELL): _entry(values[name][k], *interval(samples[name][:, k])) for name in by_cell}
         for k, position in enumerate(names)
     ]
 
 
-def _with_interval(value: float, samples: np.ndarray) -> dict:
-    low, high = interval(samples)
+def _entry(value: float, low: float, high: float) -> dict:
     return {"value": _plain(value), "low": _plain(low), "high": _plain(high)}
 
 
@@ -133,7 +140,7 @@ def _plain(number: float) -> float | None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--results_file",
         "--result_file",
@@ -169,6 +176,9 @@ def _check(arguments: argparse.Namespace) -> None:
     files = arguments.results_file
     if len(files) > 2:
         raise InputError(f"--results_file: {len(files)} files; give one, or two to compare")
+    for file in files:
+        if part := re.fullmatch(r"(.+)\.part-\d+", file):
+            raise InputError(f"{file}: a part of an unfinished run; finish the run and give {part[1]}")
     if arguments.labels is None:
         names = [Path(file).stem for file in files]
         arguments.labels = (
@@ -193,9 +203,25 @@ def _check(arguments: argparse.Namespace) -> None:
             taken[Path(output).resolve()] = f"--{option}"
 
 
+def check_finished(answers: Answers) -> None:
+    """Raise InputError if the manifest beside the answers names another number of items.
+
+    Answers without a manifest, such as the paper's own, are taken as they are.
+    """
+    path, rows = answers.path, len(answers.replies) + len(answers.errors)
+    items = (read_manifest(Path(path)) or {}).get("items", rows)
+    if rows != items:
+        raise InputError(
+            f"{path}: {rows} rows, but {manifest_path(Path(path)).name} names {items} items; "
+            "finish the run (the same command again goes on)"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     answers = [read_answers(file, SCORERS[arguments.scorer]) for file in arguments.results_file]
+    for file in answers:
+        check_finished(file)
     if len(answers) == 2:
         answers = pair(*answers)
     pooled = arguments.scorer == "paper"
@@ -213,10 +239,8 @@ def main(argv: list[str] | None = None) -> None:
         probe_heatmaps(panels(summaries, comparison), arguments.output_heatmap)
     print(report(summaries, comparison))
     if arguments.bootstrap:
-        print(
-            f"[]: 95% bootstrap intervals, {arguments.bootstrap} resamples of captions, seed {arguments.seed}; those of"
-        )
-        print("    small spreads (variance, gap) lie high, read them beside the spreads with positions shuffled")
+        print(f"[]: 95% bootstrap intervals, {arguments.bootstrap} resamples of captions, seed {arguments.seed};")
+        print("    those of variance and standard deviation leave out noise, which the values hold")
     if pooled:
         print("scorer paper: its reading of replies, and positives and negatives pooled in the accuracy of a cell")
     for output in filter(None, (arguments.output_json, arguments.output_heatmap)):

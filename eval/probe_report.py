@@ -10,6 +10,7 @@ from eval.plots import Panel
 TITLES = {
     "mean": "mean over cells, %",
     "variance": "variance over cells, %^2",
+    "variance_corrected": "variance less that of noise, %^2",
     "std": "standard deviation, points",
     "cv": "coefficient of variation, %",
     "gap": "gap (best - worst cell), points",
@@ -84,6 +85,8 @@ def _notes(summary: dict) -> list[str]:
     label, notes = summary["label"], []
     if summary["worst_cell"]:
         notes.append(f"{label}: worst cell {summary['worst_cell']}, best cell {summary['best_cell']}")
+    elif summary["numbers"]["gap"]["value"] == 0:
+        notes.append(f"{label}: all cells equal")
     for name, null in summary["null"].items():
         if null:
             notes.append(

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from data.build_folder import open_build
+import data.sampling
+from data.build_folder import _lock, open_build
 from data.build_probe import main
 from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout
 from data.grid import cell_names
 from data.sampling import take_sample
-from data.sources import find_source
+from data.sources import FORMS, find_source
 from models.errors import InputError
-from tests.captioned_pictures import PHOTOS, crops, read_tree, write_captions, write_folder, write_tar
+from tests.captioned_pictures import PHOTOS, crops, read_tree, shard_members, write_captions, write_folder, write_tar
 
 SCRIPT = Path(__file__).parent.parent / "data" / "build_probe.py"
 SMALL = ["--canvas", "210", "--workers", "1"]
@@ -326,6 +328,17 @@ def test_two_builds_cannot_write_one_folder(source, tmp_path):
         pytest.raises(InputError, match="another build is writing there"),
     ):
         build(source, tmp_path)
+    assert not list(tmp_path.iterdir())
+    build(source, tmp_path)
+
+
+def test_a_lock_that_another_build_removed_holds_nothing(tmp_path):
+    """Another build ended between our opening of the lock file and our locking it."""
+    with open(tmp_path / ".build.lock", "ab") as old:
+        _lock(tmp_path, old)
+        (tmp_path / ".build.lock").unlink()
+        with pytest.raises(InputError, match="another build is writing there"):
+            _lock(tmp_path, old)
 
 
 def test_a_damaged_source_leaves_a_folder_that_can_be_used(tmp_path):
@@ -334,6 +347,38 @@ def test_a_damaged_source_leaves_a_folder_that_can_be_used(tmp_path):
     with pytest.raises(InputError, match="x.tar: damaged"):
         build(path, tmp_path / "out")
     assert len(build(write_folder(tmp_path / "good", crops(9)), tmp_path / "out", 9)) == 81
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_a_damaged_shard_can_be_mended_as_the_message_says(cut_short, tmp_path, monkeypatch):
+    monkeypatch.setattr(data.sampling, "CHECKPOINT_SECONDS", -1)
+    members, source, out = shard_members(crops(14)), tmp_path / "source", tmp_path / "out"
+    write_tar(source / "0.tar", members[:30])
+    path = write_tar(source / "1.tar", members[30:])
+    whole = path.read_bytes()
+    at = whole.index(members[33][0].encode())
+    path.write_bytes(whole[: at + 100] if cut_short else whole[:at] + b"\xff" * 512 + whole[at + 512 :])
+    with pytest.raises(InputError, match="1.tar: damaged.*restore or remove it and run again, with --overwrite"):
+        build(source, out)
+    assert (out / ".build" / "sample.json").exists()
+    path.write_bytes(whole)
+    if cut_short:
+        with pytest.raises(InputError, match="holds another build .source_fingerprint.*--overwrite"):
+            build(source, out)
+    assert len(build(source, out, 14, *["--overwrite"] * cut_short)) == 126
+
+
+def test_where_the_source_lies_is_not_in_the_build(source, tmp_path):
+    shutil.copytree(source, tmp_path / "elsewhere")
+    build(source, tmp_path / "one", 9)
+    build(tmp_path / "elsewhere", tmp_path / "two", 9)
+    assert read_tree(tmp_path / "one") == read_tree(tmp_path / "two")
+
+
+def test_help_lists_the_forms_of_a_source(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert FORMS in " ".join(capsys.readouterr().out.split())
 
 
 def start(source: Path, folder: Path) -> subprocess.Popen:

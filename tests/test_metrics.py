@@ -110,6 +110,10 @@ def test_json_agrees_with_the_rows(tmp_path):
     assert accuracy[run["worst_cell"]] == min(values)
     assert accuracy[run["best_cell"]] == max(values)
     assert set(run["null"]["gap"]) == {"mean", "p95", "p"}
+    corrected = run["numbers"]["variance_corrected"]["value"]
+    assert corrected == pytest.approx(np.var(values) - run["null"]["variance"]["mean"], abs=2e-6)
+    without_interval = {name for name, entry in run["numbers"].items() if entry["low"] is None}
+    assert without_interval == {"cv", "gap", "relative_gap", "worst", "variance_corrected"}
 
 
 def test_comparison_is_paired(tmp_path):
@@ -134,8 +138,9 @@ def test_a_run_compared_with_itself_differs_in_nothing(tmp_path):
     answers = write_answers(tmp_path / "a.jsonl")
     files = ["--results_file", answers, "--results_file", answers, "--labels", "a", "b"]
     comparison = score(tmp_path, *files, *FAST)["comparison"]
-    for entry in comparison["numbers"].values():
-        assert entry == {"value": 0, "low": 0, "high": 0}
+    for name, entry in comparison["numbers"].items():
+        spread = name in ("cv", "gap", "relative_gap", "worst", "std", "variance_corrected")
+        assert entry == {"value": 0, "low": None if spread else 0, "high": None if spread else 0}, name
     assert comparison["mcnemar"]["all"] == {"only_first_correct": 0, "only_second_correct": 0, "p": 1.0}
 
 
@@ -146,7 +151,10 @@ def test_without_negatives_what_needs_them_is_null_and_a_line_says_so(tmp_path, 
         assert run["numbers"][name] == {"value": None, "low": None, "high": None}
     assert run["cells"][0]["d_prime"]["value"] is None
     assert run["numbers"]["mean"]["value"] == 100
+    assert (run["worst_cell"], run["best_cell"]) == (None, None)
     printed = capsys.readouterr().out
+    assert "a: all cells equal" in printed
+    assert "worst cell top_left" not in printed
     assert "no negatives: a model that always says Yes scores 100" in printed
     assert "d'" not in printed
 
@@ -203,6 +211,7 @@ def test_bootstrap_0_gives_no_intervals(tmp_path, capsys):
     (run,) = score(tmp_path, "--results_file", write_answers(tmp_path / "a.jsonl"), "--bootstrap", "0")["runs"]
     assert run["numbers"]["mean"]["value"] is not None
     assert run["numbers"]["mean"]["low"] is None
+    assert run["numbers"]["variance_corrected"]["value"] is None
     assert run["null"] == {"gap": None, "variance": None}
     assert "[" not in capsys.readouterr().out
 
@@ -222,6 +231,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         (["--labels", "off", "on"], "--labels: 2 labels for 1 results files"),
         (["--results_file", "{answers}"], "--labels: .* twice"),
         (["--results_file", "x", "--results_file", "y"], "--results_file: 3 files; give one, or two"),
+        (["--scorer", "mine"], "--scorer: invalid choice"),
+        (["--boot", "5"], "unrecognized arguments: --boot 5 .see --help."),
         (["--bootstrap", "-1"], "--bootstrap: -1 is negative"),
         (["--seed", "-1"], "--seed: -1 is negative"),
         (["--output_heatmap", "h.gif"], r"h\.gif: a picture's name must end in"),
@@ -239,6 +250,27 @@ def test_bad_arguments(tmp_path, monkeypatch, arguments, message):
     assert "\n" not in str(caught.value)
     assert Path(answers).read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_unfinished_run_is_not_scored(tmp_path):
+    answers = write_answers(tmp_path / "a.jsonl", captions=2)
+    manifest = tmp_path / "a.jsonl.manifest.json"
+    manifest.write_text('{"items": 36}')
+    main(["--results_file", answers, *FAST])
+    write(tmp_path / "a.jsonl", rows_of(answers)[:-1])
+    with pytest.raises(
+        InputError, match=r"a\.jsonl: 35 rows, but a\.jsonl\.manifest\.json names 36 items; finish the run"
+    ):
+        main(["--results_file", answers, *FAST])
+    manifest.write_text("{")
+    with pytest.raises(InputError, match=r"a\.jsonl\.manifest\.json: cannot be read"):
+        main(["--results_file", answers, *FAST])
+
+
+def test_a_part_of_a_run_is_not_scored(tmp_path):
+    part = write_answers(tmp_path / "a.jsonl.part-0", captions=2)
+    with pytest.raises(InputError, match=r"a\.jsonl\.part-0: a part of an unfinished run; .* give .*/a\.jsonl$"):
+        main(["--results_file", part, *FAST])
 
 
 def test_files_of_other_items_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from eval.probe_numbers import (
     null_spread,
     p_value,
     point,
+    spread_intervals,
 )
 
 
@@ -79,8 +80,9 @@ def test_every_number_with_negatives():
     assert numbers["accuracy"] == 75
     assert numbers["yes_rate"] == pytest.approx(100 * 7 / 16)
     # Hits 2 of 2 and no false alarm: z(2.5/3) - z(0.5/3) = 2 * 0.96742. One of two each: z(0.5) - z(0.5) = 0.
-    assert numbers["cell_d_prime"] == pytest.approx([1.93484, 0, 0, 1.93484], abs=1e-5)
-    assert numbers["d_prime"] == pytest.approx(0.96742, abs=1e-5)
+    # One hit of two and no Yes to a negative, of which one cannot be read: z(0.5) - z(0.5/3) = 0.96742.
+    assert numbers["cell_d_prime"] == pytest.approx([1.93484, 0, 0.96742, 1.93484], abs=1e-5)
+    assert numbers["d_prime"] == pytest.approx((1.93484 * 2 + 0.96742) / 4, abs=1e-5)
 
 
 def test_d_prime_by_hand():
@@ -97,6 +99,15 @@ def test_a_model_that_always_says_yes_is_found_out_by_its_negatives():
     numbers = point(count_by_caption(replies_of([[YES] * 4] * 3, [[YES] * 4] * 3)))
     assert (numbers["mean"], numbers["flip"], numbers["balanced_accuracy"]) == (100, 0, 50)
     assert numbers["d_prime"] == pytest.approx(0)
+
+
+def test_a_model_that_cannot_be_read_has_a_d_prime_of_0():
+    # No hit and no false alarm, of 3 rows each: z(0.5/4) - z(0.5/4).
+    numbers = point(count_by_caption(replies_of([[UNREADABLE] * 4] * 3, [[UNREADABLE] * 4] * 3)))
+    assert numbers["cell_d_prime"].tolist() == [0, 0, 0, 0]
+    # Unreadable on the negatives alone: z(3.5/4) - z(0.5/4) = 2 * 1.15035.
+    numbers = point(count_by_caption(replies_of([[YES] * 4] * 3, [[UNREADABLE] * 4] * 3)))
+    assert numbers["d_prime"] == pytest.approx(2.3007, abs=1e-4)
 
 
 def test_variance_is_the_population_variance_in_percent_squared():
@@ -169,6 +180,47 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         low, high = interval(bootstrap(simulate(150, 4, generator, cluster=1), 300, seed=trial)["mean"])
         covered += low <= truth <= high
     assert 0.91 <= covered / 300 <= 0.98
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.05, 0.3])
+def test_intervals_of_spreads_cover_the_truth_where_percentiles_do_not(effect):
+    generator, effects = np.random.default_rng(8), effect * np.linspace(-1, 1, 9)
+
+    def draw(captions, effects):
+        latent = 1 + generator.normal(size=(captions, 1)) + 0.5 * generator.normal(size=(captions, 9)) + effects
+        rows, cells = captions * 9, np.tile(np.arange(9), captions)
+        captions_of = np.repeat(np.arange(captions), 9)
+        replies = Replies(captions_of, cells, np.ones(rows, bool), (latent > 0).ravel().astype(int), captions, 9)
+        return count_by_caption(replies)
+
+    cell = [100 * statistics.NormalDist().cdf((1 + shift) / 1.25**0.5) for shift in effects]
+    truth = {"variance": statistics.pvariance(cell), "std": statistics.pstdev(cell)}
+    covered = {"variance": 0, "std": 0, "percentile": 0, "difference": 0}
+    for trial in range(100):
+        counts = [draw(200, effects), draw(200, effects[::-1])]
+        values, samples = [point(one) for one in counts], [bootstrap(one, 200, seed=trial) for one in counts]
+        low, high = interval(samples[0]["variance"])
+        covered["percentile"] += low <= truth["variance"] <= high
+        intervals = spread_intervals(values[0], samples[0])
+        for name in truth:
+            low, high = intervals[name]
+            covered[name] += low - 1e-9 <= truth[name] <= high + 1e-9
+        less = [{name: second[name] - first[name] for name in first} for first, second in (values, samples)]
+        low, high = spread_intervals(*less, paired_difference=True)["variance"]
+        covered["difference"] += low <= 0 <= high
+    assert covered["variance"] == covered["std"] >= 89
+    assert covered["difference"] >= 89
+    assert effect > 0.1 or covered["percentile"] <= 5
+
+
+def test_spread_intervals_by_hand():
+    values, samples = {"variance": 4.0}, {"variance": np.arange(0, 10.1, 0.1)}
+    found = spread_intervals(values, samples)
+    assert found["variance"] == pytest.approx((0, 7.75)), "2 * 4 - 9.75 is cut at 0; 2 * 4 - 0.25"
+    assert found["std"] == pytest.approx((0, 7.75**0.5))
+    assert spread_intervals(values, samples, paired_difference=True)["variance"] == pytest.approx((0.25, 9.75))
+    for name in ("cv", "gap", "relative_gap", "worst"):
+        assert np.isnan(found[name]).all()
 
 
 def test_intervals_by_caption_are_wider_than_by_row_where_captions_differ():

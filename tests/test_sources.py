@@ -122,6 +122,27 @@ def test_a_change_of_the_files_changes_the_fingerprint(tmp_path):
     assert find_source(tmp_path).fingerprint != before
 
 
+def test_a_change_of_the_pictures_in_captions_jsonl_changes_the_fingerprint(tmp_path):
+    write_captions(tmp_path, crops(3))
+    prints = {find_source(tmp_path).fingerprint}
+    (tmp_path / "images" / "1.jpg").write_bytes(crops(4)[3][0] + b"x")
+    prints.add(find_source(tmp_path).fingerprint)
+    (tmp_path / "images" / "1.jpg").unlink()
+    prints.add(find_source(tmp_path).fingerprint)
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("name", ["", ".", "images", "a\0b.jpg", "x" * 300, "images/0.jpg/x.jpg", "\ud800.jpg"])
+def test_a_name_that_can_be_no_file_is_a_missing_picture(name, tmp_path):
+    pairs = crops(2)
+    write_captions(tmp_path / "source", pairs)
+    with open(tmp_path / "source" / "captions.jsonl", "a") as file:
+        file.write(json.dumps({"image": name, "caption": "x"}) + "\n")
+    sample = take_sample(find_source(tmp_path / "source"), 3, 0, 32, tmp_path / "work")
+    assert sorted(picture.caption for picture in sample.pictures) == [caption for _, caption in pairs]
+    assert sample.skipped == {"no_image": 1}
+
+
 def test_the_source_must_be_there_and_recognised(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
         find_source(tmp_path / "nowhere")
