@@ -3,14 +3,13 @@
 import argparse
 import re
 from pathlib import Path
-from typing import NoReturn
 
-from models.errors import InputError
+from models.errors import ArgumentParser
 
 
 def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
     """The parser of what all benchmarks share; a mistake on the command line is an InputError of one line."""
-    parser = _Parser(
+    parser = ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -58,20 +57,14 @@ def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentPars
     add(
         "--overwrite",
         action="store_true",
-        help="delete the answers that are there and start anew",
+        help="delete the answers that are there and start anew; leave it out to continue",
     )
     add(
         "--num_workers",
         type=_count_or_zero,
-        help="processes that open pictures beside the model; 0: none (default: the free cores, at most 8)",
+        help="processes that open pictures beside the model; 0: none (default: the free cores, at most 4)",
     )
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage that argparse puts before it."""
-        raise InputError(f"{message} (see --help)")
 
 
 def _true_or_false(text: str) -> bool:

@@ -1,13 +1,14 @@
 """Prompts and pictures in, greedy replies out: loader processes prepare batches while the model answers."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from eval.items import PictureError, open_picture, picture_parts, without_pictures
+from eval.items import PictureError, image_field, open_picture, picture_parts, without_pictures
 from models import load_model
 from models.errors import InputError
 
@@ -22,10 +23,14 @@ NOT_GREEDY = (
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts ready for the model: tensors by name, or None if there is no such prompt; and the others' errors."""
+    """Prompts ready for the model: tensors by name, or None if there is no such prompt; and the others' errors.
+
+    `hashes` are those of each prompt's pictures (eval/items.py).
+    """
 
     indices: list[int]
     prompts: list[str]
+    hashes: list[list[str]]
     inputs: dict[str, torch.Tensor] | None
     errors: dict[int, str]
 
@@ -38,14 +43,14 @@ class Batch:
 class Batches(Dataset):
     """Batch `number`, opened and processed on access, so that loader processes do the work."""
 
-    def __init__(self, processor, messages_of: Callable[[int], list[dict]], batches: list[list[int]]):
-        self.processor, self.messages_of, self.batches = processor, messages_of, batches
+    def __init__(self, processor, messages_of: Callable[[int], list[dict]], batches: list[list[int]], dtype):
+        self.processor, self.messages_of, self.batches, self.dtype = processor, messages_of, batches, dtype
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch:
-        return prepare(self.processor, [(index, self.messages_of(index)) for index in self.batches[number]])
+        return prepare(self.processor, [(index, self.messages_of(index)) for index in self.batches[number]], self.dtype)
 
 
 def choose_device(name: str, local_rank: int, num_processes: int) -> torch.device:
@@ -93,9 +98,11 @@ def load(
     except torch.OutOfMemoryError:
         raise InputError(f"{model_path}: does not fit into the memory of {device}; try --dtype bfloat16") from None
     except (ImportError, ValueError) as error:
-        if not attn_implementation or isinstance(error, InputError):
+        # The loader gives a reason of transformers as the cause of its own error.
+        cause = error.__cause__ if isinstance(error, InputError) else error
+        if not attn_implementation or not re.search("attn|attention", str(cause), re.IGNORECASE):
             raise
-        reason = str(error).split("\n")[0]
+        reason = str(cause).split("\n")[0]
         raise InputError(f"--attn_implementation {attn_implementation}: {reason}") from None
 
 
@@ -121,8 +128,8 @@ def render(processor, messages: list[dict]) -> str:
     return processor.apply_chat_template(without_pictures(messages), add_generation_prompt=True, tokenize=False)
 
 
-def prepare(processor, prompts: list[tuple[int, list[dict]]]) -> Batch:
-    """Open the pictures of (index, messages) pairs and process them together.
+def prepare(processor, prompts: list[tuple[int, list[dict]]], dtype: torch.dtype = torch.float32) -> Batch:
+    """Open the pictures of (index, messages) pairs and process them together; pixels become `dtype`, the model's.
 
     A prompt whose picture cannot be read, or that the processor refuses, becomes an error and harms no other.
     """
@@ -141,7 +148,11 @@ def prepare(processor, prompts: list[tuple[int, list[dict]]]) -> Batch:
         errors |= {prompt[0]: reason for prompt, reason in zip(ready, refusals, strict=True) if reason}
         ready = [prompt for prompt, reason in zip(ready, refusals, strict=True) if not reason]
         inputs = _process(processor, ready)
-    return Batch([index for index, _, _ in ready], [text for _, text, _ in ready], inputs, errors)
+    if inputs is not None:
+        # Here, so that half as much crosses from the loader processes.
+        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    hashes = [[stored for _, stored in pictures] for _, _, pictures in ready]
+    return Batch([index for index, _, _ in ready], [text for _, text, _ in ready], hashes, inputs, errors)
 
 
 def answer_all(
@@ -155,9 +166,10 @@ def answer_all(
 ) -> Iterator[dict[int, dict]]:
     """Yield, batch by batch, index -> `{"prompt", "prediction"}` or `{"error"}` for the indices of `order`.
 
-    `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does not
-    hold it. In float32 replies do not depend on it; in bfloat16 and float16 a rare near-tie between two
-    tokens may.
+    Beside a prediction, `image_sha256` says of which picture it is (a list if there are several, absent if there
+    is none). `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does
+    not hold it. Whatever it is, replies are the same but for near-ties between two tokens, which rounding decides:
+    exact ones in float32, now and then one in bfloat16 and float16.
     """
     size, left = batch_size or AUTO_BATCH_SIZE[model.device.type], list(order)
     while left:
@@ -180,17 +192,22 @@ def answer_all(
 
 
 def default_workers(num_processes: int) -> int:
-    """Loader processes for each of `num_processes` on this machine: the cores they leave, at most 8."""
+    """Loader processes for each of `num_processes` on this machine: the cores they leave, at most 4.
+
+    Each prepares one batch ahead, and a batch of large pictures takes hundreds of megabytes of shared memory.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(0, cores // num_processes - 1))
+    return min(4, max(0, cores // num_processes - 1))
 
 
 def _loader(model, processor, messages_of, indices: list[int], size: int, num_workers: int) -> DataLoader:
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    num_workers = min(num_workers, len(batches))
     return DataLoader(
-        Batches(processor, messages_of, batches),
+        Batches(processor, messages_of, batches, model.dtype),
         batch_size=None,
-        num_workers=min(num_workers, len(batches)),
+        num_workers=num_workers,
+        prefetch_factor=1 if num_workers else None,
         collate_fn=_unchanged,
         pin_memory=model.device.type == "cuda",
     )
@@ -203,7 +220,8 @@ def _unchanged(batch: Batch) -> Batch:
 def _process(processor, ready: list[tuple]) -> dict[str, torch.Tensor] | None:
     if not ready:
         return None
-    texts, pictures = [text for _, text, _ in ready], [pictures for _, _, pictures in ready]
+    texts = [text for _, text, _ in ready]
+    pictures = [[picture for picture, _ in opened] for _, _, opened in ready]
     arguments = {"images": pictures} if any(pictures) else {}
     bos = processor.tokenizer.bos_token
     if bos and texts[0].startswith(bos):
@@ -223,17 +241,14 @@ def _refusal(processor, prompt: tuple) -> str | None:
 def _answer(model, processor, batch: Batch, max_new_tokens: int) -> dict[int, dict]:
     replies = []
     if batch.inputs is not None:
-        inputs = {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else None, non_blocking=True)
-            for name, value in batch.inputs.items()
-        }
+        inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.inputs.items()}
         with torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=max_new_tokens)
         new_tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
         replies = [_decode(model, processor, tokens) for tokens in new_tokens]
     answers = {
-        index: {"prompt": prompt, "prediction": reply}
-        for index, prompt, reply in zip(batch.indices, batch.prompts, replies, strict=True)
+        index: {"prompt": prompt, "prediction": reply, **image_field(hashes)}
+        for index, prompt, reply, hashes in zip(batch.indices, batch.prompts, replies, batch.hashes, strict=True)
     }
     return answers | {index: {"error": reason} for index, reason in batch.errors.items()}
 

@@ -6,31 +6,37 @@ A benchmark is a file that supplies what to load and what to ask, and ends like 
     def main(argv=None): return run(BENCHMARK, argv)
 
 The harness owns the command line (eval/arguments.py), generation (eval/generate.py), the answers file
-(eval/journal.py) and its manifest (eval/manifest.py). Several processes share the items, one GPU each:
-`torchrun --nproc_per_node 8 eval/probe.py ...`. Exit status: 0, every item is answered; 1, every item has a row
-but some are errors, which the same command tries again; 2, bad input.
+(eval/journal.py) and its manifest (eval/manifest.py). Several processes share the items (eval/processes.py), one
+GPU each: `torchrun --nproc_per_node 8 eval/probe.py ...`.
+
+Exit status: 0, every item is answered; 1, every item has a row but some are errors, which the same command tries
+again; 2, bad input. torchrun itself exits with 1 for 1 and for 2, and adds its own report to our one line.
 """
 
 import argparse
 import contextlib
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from eval import journal, manifest
 from eval.arguments import build_parser
-from eval.items import describe_key, item_key, longest_first, without_pictures
+from eval.items import (
+    ROW_FIELDS,
+    describe_key,
+    hash_pictures,
+    image_field,
+    item_key,
+    longest_first,
+    without_pictures,
+)
+from eval.processes import Processes
 from models.errors import InputError
-
-# What the harness writes into a row; an answers file can therefore serve as the items of another run.
-ROW_FIELDS = {"prompt", "prediction", "error"}
 
 
 @dataclass(frozen=True)
@@ -48,57 +54,6 @@ class Benchmark:
     messages: Callable[[dict, argparse.Namespace], list[dict]]
     key: tuple[str, ...] = ("id",)
     max_new_tokens: int = 128
-
-
-class Processes:
-    """The processes of a run, as torchrun and accelerate launch tell each by its environment."""
-
-    def __init__(self):
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        self.rank, self.count, self.local_rank, self.local_count = (
-            int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)
-        )
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """Connected to each other. They wait for the slowest for days; torchrun ends all when one fails."""
-        if self.count == 1:
-            yield
-            return
-        import torch.distributed
-
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-        try:
-            yield
-        finally:
-            torch.distributed.destroy_process_group()
-
-    def by_first(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns in process 0, in all processes. Its InputError ends all, told once."""
-        outcome = None
-        if self.rank == 0:
-            try:
-                outcome = function()
-            except InputError as error:
-                outcome = error
-        if self.count > 1:
-            import torch.distributed
-
-            outcomes = [outcome]
-            torch.distributed.broadcast_object_list(outcomes, src=0)
-            outcome = outcomes[0]
-        if isinstance(outcome, InputError):
-            if self.rank == 0:
-                raise outcome
-            sys.exit(2)
-        return outcome
-
-    def wait(self) -> None:
-        """Return once all processes have come here."""
-        if self.count > 1:
-            import torch.distributed
-
-            torch.distributed.barrier()
 
 
 @dataclass(frozen=True)
@@ -126,11 +81,12 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
     """
     parser = build_parser(sys.modules[benchmark.load_items.__module__].__doc__, benchmark.max_new_tokens)
     benchmark.add_arguments(parser)
-    args = parser.parse_args(argv)
     processes = Processes()
-    this = Run(benchmark, args, processes, load_items(benchmark, args, processes))
-    settings = known_settings(this)
     with processes.joined(), contextlib.ExitStack() as stack:
+        args = processes.by_each(lambda: parser.parse_args(argv))
+        items = processes.by_first(lambda: load_items(benchmark, args, processes))
+        this = Run(benchmark, args, processes, items)
+        settings = processes.by_each(lambda: known_settings(this))
 
         def hold_and_plan() -> tuple[list[int], int]:
             stack.enter_context(journal.only_writer(args.answers_file))
@@ -190,6 +146,7 @@ def known_settings(this: Run) -> dict:
 def plan(this: Run, settings: dict) -> tuple[list[int], int]:
     """Indices of the items to ask, longest first, and how many were answered before. Deletes nothing."""
     rows = {} if this.args.overwrite else earlier_rows(this, settings)
+    check_pictures(this, rows)
     left = [index for index, item in enumerate(this.items) if "prediction" not in rows.get(this.key(item), {})]
     order = longest_first([this.messages_of(index) for index in left])
     return [left[place] for place in order], len(this.items) - len(left)
@@ -210,26 +167,49 @@ def earlier_rows(this: Run, settings: dict) -> dict[tuple, dict]:
     return rows
 
 
+def check_pictures(this: Run, rows: dict[tuple, dict]) -> None:
+    """Raise InputError unless the pictures of all answered items are those that were answered."""
+    answered = [index for index, item in enumerate(this.items) if "prediction" in rows.get(this.key(item), {})]
+    changed = []
+    with ThreadPoolExecutor(8) as threads:
+        hashes = threads.map(lambda index: hash_pictures(this.messages_of(index)), answered)
+        bar = tqdm(hashes, "pictures of earlier answers", len(answered), leave=False, disable=not answered, unit="item")
+        for index, found in zip(answered, bar, strict=True):
+            recorded = rows[this.key(this.items[index])].get("image_sha256")
+            if image_field(found).get("image_sha256") != recorded:
+                changed.append(index)
+    if changed:
+        first = describe_key(this.items[changed[0]], this.benchmark.key)
+        raise InputError(
+            f"{this.args.answers_file}: the pictures of {len(changed)} answered items have changed or gone "
+            f"(first: {first}); give the earlier ones, choose another --answers_file, or start anew with --overwrite"
+        )
+
+
 def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     """Load the model and let it answer this process's share of `order`; returns seconds spent on answers."""
     # torch and transformers take seconds to import; bad input is told before.
     from eval import generate
 
     args, processes = this.args, this.processes
-    device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
-    model, processor = generate.load(
-        args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
-    )
+
+    def load() -> tuple:
+        device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
+        return generate.load(args.model_path, device, args.position_balance, args.dtype, args.attn_implementation)
+
+    model, processor = processes.by_each(load)
     settings = settings | {
         "position_balance": model.config.position_balance,
         "model_revision": getattr(model.config, "_commit_hash", None),
-        "device": device.type,
+        "tower_files": manifest.fingerprint_tower(Path(args.model_path)),
+        "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attn_implementation": args.attn_implementation or model.config._attn_implementation,
         "generation": generate.make_greedy(model),
         "first_prompt": generate.render(processor, this.messages_of(0)),
     }
-    processes.by_first(lambda: start_journal(this, settings, done))
+    everyone = processes.gather(settings)
+    processes.by_first(lambda: start_journal(this, everyone, done))
 
     mine = order[processes.rank :: processes.count]
     num_workers = args.num_workers
@@ -249,14 +229,26 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     return time.monotonic() - start
 
 
-def start_journal(this: Run, settings: dict, done: int) -> None:
-    """Make sure that earlier answers are of this very run, and write the manifest before the first answer."""
-    answers = this.args.answers_file
+def start_journal(this: Run, everyone: list[dict], done: int) -> None:
+    """Make sure that earlier answers are of this very run, and write the manifest before the first answer.
+
+    `everyone` has the settings of each process: on several machines they may have other files or versions.
+    """
+    answers, settings = this.args.answers_file, everyone[0]
+    for rank, others in enumerate(everyone):
+        changes = manifest.differences(settings, others)
+        if changes:
+            raise InputError(
+                f"process {rank + 1} of {len(everyone)} would answer otherwise than process 1 ({changes}); "
+                "all need the same command, files and versions"
+            )
     if this.args.overwrite:
-        journal.discard(answers)
+        count = journal.discard(answers)
+        print(f"{this.benchmark.name}: --overwrite: {count} earlier rows deleted; to continue this run, leave it out")
     rows = earlier_rows(this, settings)
     earlier = manifest.read_manifest(answers) if rows else None
-    warning = manifest.write_manifest(answers, settings, earlier)
+    with journal.writing(manifest.manifest_path(answers)):
+        warning = manifest.write_manifest(answers, settings, earlier)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     balance = str(settings["position_balance"]).lower()
@@ -270,12 +262,13 @@ def start_journal(this: Run, settings: dict, done: int) -> None:
 def finish(this: Run, done: int, seconds: float) -> int:
     """Write the answers file in the order of the items, say what came of the run, return the exit status."""
     answers, key = this.args.answers_file, this.benchmark.key
+    again = "run the same command again" + (" without --overwrite" if this.args.overwrite else "")
     by_key = journal.collect(answers, key)
     missing = [item for item in this.items if this.key(item) not in by_key]
     if missing:
         raise InputError(
             f"{answers}: {len(missing)} items have no row (first: {describe_key(missing[0], key)}); "
-            "all processes must write to the same folder; run the same command again"
+            f"all processes must write to the same folder; {again}"
         )
     rows = [by_key[this.key(item)] for item in this.items]
     journal.finish(answers, rows)
@@ -288,7 +281,7 @@ def finish(this: Run, done: int, seconds: float) -> int:
     if errors:
         print(
             f"error: {len(errors)} of {len(rows)} items have no answer (first: "
-            f"{describe_key(errors[0], key)}: {errors[0]['error']}); mend them and run the same command again",
+            f"{describe_key(errors[0], key)}: {errors[0]['error']}); mend them and {again}",
             file=sys.stderr,
         )
     return 1 if errors else 0

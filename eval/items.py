@@ -1,9 +1,11 @@
 """A benchmark's items, before any model: reading them, their pictures, and the order to ask them in."""
 
+import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from PIL import Image, ImageOps
 
 from data.files import numbered_json_lines
 from models.errors import InputError
+
+# What the harness writes into a row; an answers file can therefore serve as the items of another run.
+ROW_FIELDS = {"prompt", "prediction", "image_sha256", "error"}
+# Neither can be in a file's name, and a lone surrogate in no UTF-8 file.
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class PictureError(Exception):
@@ -39,6 +46,9 @@ def read_items(
             if not isinstance(item[field], types):
                 names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
                 raise InputError(f"{where}: field `{field}` is {json.dumps(item[field])[:60]}; {names} is expected")
+        for field, value in item.items():
+            if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
+                raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
         complaint = check(item)
         if complaint:
             raise InputError(f"{where}: {complaint}")
@@ -61,11 +71,11 @@ def describe_key(item: dict, key: tuple[str, ...]) -> str:
     return ", ".join(f"{field}={item[field]}" for field in key)
 
 
-def leaves_folder(folder: Path, name: str) -> bool:
-    """Whether the file `name` of `folder` really lies outside it: absolute, by `..`, or through a symbolic
-    link.
+def leaves_folder(root: str, name: str) -> bool:
+    """Whether the file `name` of a folder really lies outside it: absolute, by `..`, or through a symbolic link.
+
+    `root` is the folder's `os.path.realpath`.
     """
-    root = os.path.realpath(folder)
     return not os.path.realpath(os.path.join(root, name)).startswith(os.path.join(root, ""))
 
 
@@ -75,19 +85,38 @@ def picture_parts(messages: list[dict]) -> list[dict]:
     return [part for content in contents for part in content if part["type"] == "image"]
 
 
-def open_picture(part: dict) -> Image.Image:
-    """The picture of an image part (`path`, or `image` with its bytes), upright and RGB as transformers loads
-    it.
+def open_picture(part: dict) -> tuple[Image.Image, str]:
+    """The picture of an image part (`path`, or `image` with its bytes), upright and RGB as transformers loads it.
 
-    Raises PictureError for one that is missing or cannot be decoded.
+    And the first 16 hexadecimal digits of the SHA-256 of its bytes as they are stored. Raises PictureError for
+    one that is missing or cannot be decoded.
     """
     try:
-        with Image.open(_source(part)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        stored = _stored(part)
+        with Image.open(io.BytesIO(stored)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB"), _hash(stored)
     except Exception as error:
         name = Path(part["path"]).name if "path" in part else "picture"
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{name}: {reason}") from None
+
+
+def hash_pictures(messages: list[dict]) -> list[str | None]:
+    """What `open_picture` says of the stored bytes of each picture of a prompt; None for a file that cannot be read."""
+    hashes = []
+    for part in picture_parts(messages):
+        try:
+            hashes.append(_hash(_stored(part)))
+        except (OSError, ValueError):
+            hashes.append(None)
+    return hashes
+
+
+def image_field(hashes: list[str]) -> dict:
+    """`image_sha256` of an answer's row, from the hashes of its pictures: a string, a list of several, or nothing."""
+    if not hashes:
+        return {}
+    return {"image_sha256": hashes[0] if len(hashes) == 1 else hashes}
 
 
 def longest_first(messages: list[list[dict]]) -> list[int]:
@@ -116,6 +145,23 @@ def without_pictures(messages: list[dict]) -> list[dict]:
 
 def _bare(part: dict) -> dict:
     return {"type": "image"} if part["type"] == "image" else part
+
+
+def _strings(value) -> Iterator[str]:
+    """All strings in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value if isinstance(value, list) else (*value.keys(), *value.values()):
+            yield from _strings(inner)
+
+
+def _stored(part: dict) -> bytes:
+    return Path(part["path"]).read_bytes() if "path" in part else part["image"]
+
+
+def _hash(stored: bytes) -> str:
+    return hashlib.sha256(stored).hexdigest()[:16]
 
 
 def _source(part: dict) -> Path | io.BytesIO:

@@ -6,10 +6,12 @@ answers file and all parts: what has an answer is not asked again. So a file und
 every item, and its bytes do not tell how often the run was stopped.
 
 A row is the item's fields with `prompt` and `prediction`, or with `error`: the reason why it could not be
-asked.
+asked. A line that a crash has cut is only ever the last of a part, without its line break, and is dropped.
+Any other line that is no row is an InputError: the file may be another than the user meant.
 """
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -35,13 +37,13 @@ def part_paths(answers: Path) -> list[Path]:
 def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
     """Key -> row, of the answers file and its parts. An answer beats an error, a later error an earlier one.
 
-    Raises InputError for a broken line (but the last of a file, which a crash may have cut, is dropped) and
-    for a row that is neither an answer nor an error.
+    Raises InputError for a line that is no such row.
     """
     rows = {}
     for path in (answers, *part_paths(answers)):
-        for number, row in enumerate(read_rows(path)[0], start=1):
-            if not set(key) <= row.keys() or not isinstance(row.get("prediction", row.get("error")), str):
+        for number, row in enumerate(read_rows(path, may_be_cut=path != answers)[0], start=1):
+            has_key = all(isinstance(row.get(field), str | int) for field in key)
+            if not has_key or not isinstance(row.get("prediction", row.get("error")), str):
                 raise InputError(
                     f"{path}, line {number}: needs {', '.join(key)} and either `prediction` or `error`; "
                     "mend the line, or start anew with --overwrite"
@@ -51,11 +53,10 @@ def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
     return rows
 
 
-def read_rows(path: Path) -> tuple[list[dict], bool]:
-    """The rows of an answers or part file, and whether its last line needs repair. A missing file has no
-    rows.
+def read_rows(path: Path, may_be_cut: bool) -> tuple[list[dict], bool]:
+    """The rows of an answers or part file, and whether its last line has no line break. A missing file has no rows.
 
-    Raises InputError naming the first line, but the last, that is not one JSON object.
+    Raises InputError naming the first line that is not one JSON object, but for a last one that is cut.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -73,9 +74,7 @@ def read_rows(path: Path) -> tuple[list[dict], bool]:
             row = None
         if isinstance(row, dict):
             rows.append(row)
-        elif number == len(lines):
-            return rows, True
-        else:
+        elif not (may_be_cut and unended and number == len(lines)):
             raise InputError(f"{path}, line {number}: not a JSON object; mend the line, or start anew with --overwrite")
     return rows, unended
 
@@ -83,38 +82,59 @@ def read_rows(path: Path) -> tuple[list[dict], bool]:
 def open_part(answers: Path, rank: int) -> BinaryIO:
     """This process's part file, its last line repaired, ready to append to."""
     path = answers.with_name(f"{answers.name}.part-{rank}")
-    rows, needs_repair = read_rows(path)
-    if needs_repair:
-        write_atomic(path, to_lines(rows))
-    return open(path, "ab", buffering=0)
+    rows, needs_repair = read_rows(path, may_be_cut=True)
+    with writing(path):
+        if needs_repair:
+            write_atomic(path, to_lines(rows))
+        return open(path, "ab", buffering=0)
 
 
 def append_rows(part: BinaryIO, rows: list[dict]) -> None:
     """Append rows and return once they are on the disk."""
     content = memoryview(to_lines(rows).encode())
-    while content:
-        content = content[part.write(content) :]
-    os.fsync(part.fileno())
+    with writing(part.name):
+        while content:
+            content = content[part.write(content) :]
+        try:
+            os.fsync(part.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems without it say
+                raise
 
 
 def finish(answers: Path, rows: list[dict]) -> None:
     """Write the complete answers file, unless it is as it should be, then remove the parts."""
     content = to_lines(rows).encode()
-    if not answers.exists() or answers.read_bytes() != content:
-        write_atomic(answers, content)
-    for path in part_paths(answers):
-        path.unlink()
+    with writing(answers):
+        if not answers.exists() or answers.read_bytes() != content:
+            write_atomic(answers, content)
+        for path in part_paths(answers):
+            path.unlink()
 
 
-def discard(answers: Path) -> None:
-    """Remove the answers and their parts."""
-    for path in (answers, *part_paths(answers)):
-        path.unlink(missing_ok=True)
+def discard(answers: Path) -> int:
+    """Remove the answers and their parts; returns how many rows they had."""
+    count = 0
+    with writing(answers):
+        for path in (answers, *part_paths(answers)):
+            if path.exists():
+                count += path.read_bytes().count(b"\n")
+                path.unlink()
+    return count
 
 
 def to_lines(rows: list[dict]) -> str:
     """Rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What the system says against writing `path` becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); what is on disk is kept") from None
 
 
 def check_writable(answers: Path) -> None:
@@ -133,20 +153,34 @@ def check_writable(answers: Path) -> None:
 @contextlib.contextmanager
 def only_writer(answers: Path) -> Iterator[None]:
     """Hold the answers file for this run; creates its folder. Raises InputError if another run holds it."""
-    answers.parent.mkdir(parents=True, exist_ok=True)
     path = answers.with_name(f".{answers.name}.lock")
-    with open(path, "ab") as file:
+    with _locked(path, answers):
+        try:
+            with writing(answers):
+                for leftover in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, answers: Path) -> BinaryIO:
+    """The lock file, open and locked, in the folder that it makes."""
+    while True:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab")
         try:
             # lockf, not flock: loader processes must not inherit the lock and outlive a killed run with it.
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            file.close()
             raise InputError(f"{answers}: another run is writing it; wait for it, or stop it") from None
         except OSError:
-            pass  # a file system without locks
-        try:
-            for leftover in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            return file  # a file system without locks
+        # A run that ended in between has removed the file that we opened: the lock on it keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()

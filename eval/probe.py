@@ -9,6 +9,7 @@ that was stopped.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from data.grid import grid_of
@@ -38,12 +39,14 @@ def load_items(args: argparse.Namespace) -> list[dict]:
     if not args.img_path.is_dir():
         raise InputError(f"--img_path {args.img_path}: no such folder")
 
+    root = os.path.realpath(args.img_path)
+
     def check(item: dict) -> str | None:
         if grid_of({item["position"]}) is None:
             return f"unknown position `{item['position']}`; see data/grid.py for the names"
         if item["answer"].lower() not in ("yes", "no"):
             return f"answer `{item['answer']}` is neither Yes nor No"
-        if leaves_folder(args.img_path, item["image"]):
+        if leaves_folder(root, item["image"]):
             return f"image `{item['image']}` lies outside --img_path {args.img_path}"
         return None
 

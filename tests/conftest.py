@@ -1,6 +1,8 @@
 """Tiny checkpoints of every family, made once a session, and prompts with drawn pictures."""
 
+import json
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is wrong
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers import AutoTokenizer
 
 from models import load_model
-from models.tiny import FAMILIES, build_tiny
+from models.tiny import ANSWERS, FAMILIES, build_tiny
 from tests.probe_runs import run_here, write_probe
 
 UPSTREAM = {
@@ -118,8 +121,21 @@ def kit(request, kits) -> Kit:
 
 
 @pytest.fixture(scope="session")
-def llava(tiny_folders) -> Path:
-    return tiny_folders["llava"]
+def talkative_folders(tiny_folders, tmp_path_factory) -> dict[str, Path]:
+    """The same checkpoints kept from saying Yes and No: their replies vary, so that one in a wrong place shows."""
+    root = tmp_path_factory.mktemp("talkative")
+    for family, folder in tiny_folders.items():
+        settings_file = Path(shutil.copytree(folder, root / family)) / "generation_config.json"
+        settings = json.loads(settings_file.read_text())
+        words = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list(ANSWERS))
+        settings["suppress_tokens"] = [*settings["suppress_tokens"], *words]
+        settings_file.write_text(json.dumps(settings))
+    return {family: root / family for family in tiny_folders}
+
+
+@pytest.fixture(scope="session")
+def llava(talkative_folders) -> Path:
+    return talkative_folders["llava"]
 
 
 @pytest.fixture(scope="session")

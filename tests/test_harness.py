@@ -1,5 +1,6 @@
 """Runs of the harness on tiny real checkpoints and drawn pictures."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import generate
+from eval import generate, journal
 from eval.harness import Benchmark, run
 from models import load_model
 from models.errors import InputError
@@ -36,10 +37,10 @@ def test_answers_are_complete_ordered_and_varied(unbroken, probe):
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next_mistral", "qwen2_5_vl"])
-def test_answers_do_not_depend_on_the_batch_size(tiny_folders, probe, tmp_path, family):
+def test_answers_do_not_depend_on_the_batch_size(talkative_folders, probe, tmp_path, family):
     files = [tmp_path / f"{size}.jsonl" for size in (1, 2, 5)]
     for answers, size in zip(files, (1, 2, 5), strict=True):
-        assert run_here(tiny_folders[family], probe, answers, "--batch_size", size) == 0
+        assert run_here(talkative_folders[family], probe, answers, "--batch_size", size) == 0
     assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
     assert manifest_of(files[0]).read_bytes() == manifest_of(files[2]).read_bytes()
 
@@ -77,6 +78,7 @@ def test_unreadable_pictures_become_error_rows_and_are_tried_again(llava, probe,
     bad = [row for row in rows if "prediction" not in row]
     assert [row["error"].split(":")[0] for row in bad] == ["000000_1.jpg", "000001_8.jpg"]
     assert bad[1]["error"] == "000001_8.jpg: No such file or directory"
+    assert output.err.rstrip().endswith("mend them and run the same command again")
     assert bad[0].keys() == {"id", "image", "caption", "position", "answer", "error"}
 
     shutil.copytree(probe / "images", broken / "images", dirs_exist_ok=True)
@@ -85,12 +87,12 @@ def test_unreadable_pictures_become_error_rows_and_are_tried_again(llava, probe,
     assert answers.read_bytes() == unbroken.read_bytes()
 
 
-def test_a_picture_that_the_processor_refuses_harms_no_other(tiny_folders, probe, tmp_path):
+def test_a_picture_that_the_processor_refuses_harms_no_other(talkative_folders, probe, tmp_path):
     odd = tmp_path / "probe"
     shutil.copytree(probe, odd)
     Image.new("RGB", (600, 2)).save(odd / "images" / "000000_2.jpg")  # Qwen2.5-VL: sides of at most 1:200
     for name, folder in (("odd", odd), ("usual", probe)):
-        run_here(tiny_folders["qwen2_5_vl"], folder, tmp_path / f"{name}.jsonl", "--batch_size", 9)
+        run_here(talkative_folders["qwen2_5_vl"], folder, tmp_path / f"{name}.jsonl", "--batch_size", 9)
     rows, usual = read_rows(tmp_path / "odd.jsonl"), read_rows(tmp_path / "usual.jsonl")
     assert "aspect ratio" in rows[2]["error"]
     assert rows[:2] + rows[3:] == usual[:2] + usual[3:]
@@ -117,14 +119,17 @@ def four_questions(args):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_with_any_number_of_pictures_share_a_batch(tiny_folders, tmp_path, family):
+def test_prompts_with_any_number_of_pictures_share_a_batch(talkative_folders, tmp_path, family):
     benchmark = Benchmark("mixed", lambda parser: None, four_questions, question, ("number",), 12)
     for size in (4, 1):
-        command = ["--model_path", tiny_folders[family], "--answers_file", tmp_path / f"{size}.jsonl"]
+        command = ["--model_path", talkative_folders[family], "--answers_file", tmp_path / f"{size}.jsonl"]
         status = run(benchmark, [str(part) for part in (*command, "--batch_size", size, "--position_balance", "true")])
         assert status == 0
     assert (tmp_path / "4.jsonl").read_bytes() == (tmp_path / "1.jsonl").read_bytes()
-    assert [row["number"] for row in read_rows(tmp_path / "4.jsonl")] == [0, 1, 2, 3]
+    rows = read_rows(tmp_path / "4.jsonl")
+    assert [row["number"] for row in rows] == [0, 1, 2, 3]
+    hashes = [hashlib.sha256(picture_bytes(seed)).hexdigest()[:16] for seed in range(3)]
+    assert [row.get("image_sha256") for row in rows] == [hashes[0], None, hashes[:2], hashes]
 
 
 def test_doubled_items_of_any_benchmark_are_refused(llava, tmp_path):
@@ -256,10 +261,67 @@ def test_the_items_are_never_overwritten(llava, probe):
     assert (probe / "probe.jsonl").read_bytes() == before
 
 
-def test_more_processes_than_items(llava, probe, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "19")
-    with pytest.raises(InputError, match="19 processes for 18 items"):
+def torchrun(script, *command):
+    """Standard error lines of ours, of two real processes that fail."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    process = start([*launch, *map(str, command)])
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    return [line for line in errors.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--limit", 1), "error: 2 processes for 1 items; start at most 1"),
+        (("--batch_size", 0), "error: argument --batch_size: '0' is not a whole number of 1 or more (see --help)"),
+    ],
+)
+def test_two_processes_tell_bad_input_once(llava, probe, tmp_path, more, message):
+    assert torchrun(SCRIPT, *arguments(llava, probe, tmp_path / "a.jsonl", *more)) == [message]
+    assert names(tmp_path) == []
+
+
+def test_processes_that_would_answer_differently_are_refused(llava, probe, tmp_path):
+    script = tmp_path / "differ.py"
+    script.write_text(
+        "import os, sys\n"
+        "from eval.probe import main\n"
+        "from models.errors import run_script\n"
+        "flag = ['false', 'true'][int(os.environ['RANK'])]\n"
+        "run_script(lambda: main([*sys.argv[1:], '--position_balance', flag]))\n"
+    )
+    (line,) = torchrun(script, *arguments(llava, probe, tmp_path / "a.jsonl"))
+    assert "process 2 of 2 would answer otherwise than process 1 (position_balance: false -> true)" in line
+    assert not (tmp_path / "a.jsonl.manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, LOCAL_RANK"), ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'")],
+)
+def test_a_half_set_environment_is_named(llava, probe, tmp_path, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
         run_here(llava, probe, tmp_path / "a.jsonl")
+
+
+def test_what_the_system_says_against_writing_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="a.jsonl.part-0: cannot be written"):
+        journal.open_part(tmp_path / "none" / "a.jsonl", 0)
+    with open("/dev/full", "ab", buffering=0) as full, pytest.raises(InputError, match="/dev/full: .*No space left"):
+        journal.append_rows(full, [{"id": 1}])
+    journal.append_rows(open("/dev/null", "ab", buffering=0), [{"id": 1}])  # cannot be synced, which is no error
+
+
+def test_pixels_leave_the_loader_in_the_models_dtype(llava):
+    _, processor = load_model(llava, dtype="float32")
+    messages = question({"pictures": 1, "text": "x"}, None)
+    half, full = (generate.prepare(processor, [(0, messages)], *dtype).inputs for dtype in ((torch.bfloat16,), ()))
+    assert half["pixel_values"].dtype == torch.bfloat16
+    assert torch.equal(half["pixel_values"], full["pixel_values"].bfloat16())
+    assert half["input_ids"].dtype == torch.int64
 
 
 def test_one_gpu_is_not_shared_by_processes(monkeypatch):

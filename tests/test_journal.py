@@ -1,6 +1,8 @@
 """Stopped, repeated and mixed-up runs: nothing is lost, doubled or mixed."""
 
+import fcntl
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -8,9 +10,13 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from eval.manifest import fingerprint
+from eval import journal
+from eval.manifest import fingerprint, fingerprint_tower
 from models.errors import InputError
+from tests.pictures import picture
 from tests.probe_runs import (
     SCRIPT,
     arguments,
@@ -100,6 +106,24 @@ def test_a_broken_line_in_the_middle_is_named(llava, probe, unbroken, tmp_path):
     assert answers.read_bytes() == lines[0] + b"{oops\n" + lines[1]
 
 
+@pytest.mark.parametrize("text", ["my notes", "my notes\n", "{}\n", '{"id": [1], "error": "no"}\n', "\n"])
+def test_a_file_that_is_no_answers_file_is_left_alone(llava, probe, unbroken, tmp_path, text):
+    answers = copy_run(unbroken, tmp_path)
+    answers.write_text(text)
+    with pytest.raises(InputError, match="answers.jsonl, line 1: "):
+        run_here(llava, probe, answers)
+    assert answers.read_text() == text
+
+
+def test_a_broken_last_line_that_no_crash_has_cut_is_named(llava, probe, unbroken, tmp_path):
+    answers = copy_run(unbroken, tmp_path)
+    part = tmp_path / "answers.jsonl.part-0"
+    part.write_bytes(unbroken.read_bytes()[:20] + b"\n")
+    with pytest.raises(InputError, match="part-0, line 1: not a JSON object"):
+        run_here(llava, probe, answers)
+    assert part.read_bytes() == unbroken.read_bytes()[:20] + b"\n"  # told before anything was asked
+
+
 def changed_checkpoint(folder, copy, **changes):
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
@@ -130,7 +154,7 @@ def test_other_arguments_are_refused_and_nothing_is_lost(llava, probe, unbroken,
     assert part.read_bytes() == before
 
 
-def test_the_same_folder_with_another_checkpoint_is_refused(llava, tiny_folders, probe, tmp_path):
+def test_the_same_folder_with_another_checkpoint_is_refused(llava, talkative_folders, probe, tmp_path):
     model, answers = tmp_path / "model", tmp_path / "answers.jsonl"
     changed_checkpoint(llava, model, position_balance=False)
     assert run_here(model, probe, answers) == 0
@@ -138,17 +162,18 @@ def test_the_same_folder_with_another_checkpoint_is_refused(llava, tiny_folders,
 
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"position_balance": True}))
-    with pytest.raises(InputError, match="model_files.config.json"):
+    with pytest.raises(InputError, match=r"\(model_files: 1 differ \(config.json\)\);"):
         run_here(model, probe, answers)
     (model / "config.json").write_text(json.dumps(config))
 
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match="model_files.model.safetensors"):
+    with pytest.raises(InputError, match=r"model_files: 1 differ \(model.safetensors\)"):
         run_here(model, probe, answers)
-    with pytest.raises(InputError, match="model_path"):
-        run_here(tiny_folders["qwen2_5_vl"], probe, answers)
+    with pytest.raises(InputError, match=r"model_files: \d+ differ \(.*, \.\.\.\); model_path: ") as error:
+        run_here(talkative_folders["qwen2_5_vl"], probe, answers)
+    assert not re.search("[0-9a-f]{32}", str(error.value))
     assert answers.read_bytes() == before
 
 
@@ -157,11 +182,38 @@ def test_overwrite_starts_anew(llava, probe, unbroken, tmp_path, capsys):
     shutil.copy(unbroken, answers)
     (tmp_path / "answers.jsonl.part-1").write_text("{}\n")
     assert run_here(llava, probe, answers, "--position_balance", "TRUE", "--overwrite") == 0
-    assert "18 new, 0 resumed" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "--overwrite: 19 earlier rows deleted; to continue this run, leave it out" in output
+    assert "18 new, 0 resumed" in output
     assert json.loads(manifest_of(answers).read_text())["position_balance"] is True
     old, new = ([row["prediction"] for row in read_rows(path)] for path in (unbroken, answers))
     assert old != new
     assert names(tmp_path) == ["answers.jsonl", "answers.jsonl.manifest.json"]
+
+
+def test_the_advice_after_overwrite_does_not_delete_the_answers(llava, probe, tmp_path, capsys):
+    other = tmp_path / "probe"
+    shutil.copytree(probe, other)
+    (other / "images" / "000000_1.jpg").unlink()
+    assert run_here(llava, other, tmp_path / "a.jsonl", "--overwrite", "--limit", 3) == 1
+    assert capsys.readouterr().err.rstrip().endswith("run the same command again without --overwrite")
+
+
+def test_other_pictures_under_the_same_names_are_refused(llava, probe, unbroken, tmp_path):
+    other = tmp_path / "probe"
+    shutil.copytree(probe, other)
+    picture(56, 56, seed=99).save(other / "images" / "000000_4.jpg")
+    picture(56, 56, seed=99).save(other / "images" / "000001_0.jpg")
+    (other / "images" / "000001_1.jpg").unlink()
+    answers = copy_run(unbroken, tmp_path)
+    lines = unbroken.read_bytes().splitlines(keepends=True)
+    part = tmp_path / "answers.jsonl.part-0"
+    part.write_bytes(b"".join(lines))
+    with pytest.raises(InputError, match=r"pictures of 3 answered items have changed or gone \(first: id=000000_4,"):
+        run_here(llava, other, answers)
+    assert part.read_bytes() == b"".join(lines)
+    part.write_bytes(b"".join(lines[:4]))  # pictures that have no answer yet may change
+    assert run_here(llava, other, answers) == 1
 
 
 def test_a_changed_item_is_refused(llava, probe, unbroken, tmp_path):
@@ -220,16 +272,52 @@ def test_two_runs_do_not_write_one_file(llava, probe, tmp_path):
     assert run_here(llava, probe, answers, "--limit", 1) == 0
 
 
-def test_large_weights_are_told_apart_by_samples(tmp_path):
+def test_a_lock_that_the_run_before_has_just_removed_keeps_others_out(tmp_path, monkeypatch):
+    path, upstream = tmp_path / ".a.jsonl.lock", fcntl.lockf
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "lockf", upstream)
+        path.unlink()  # between our opening and our locking
+        upstream(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with journal.only_writer(tmp_path / "a.jsonl"):
+        assert path.exists()  # so the lock is on a file that another run will find
+    assert names(tmp_path) == []
+
+
+def test_every_tensor_of_large_weights_counts(tmp_path):
     path = tmp_path / "model.safetensors"
-    weights = bytearray(4 << 20)
-    path.write_bytes(weights)
+    save_file({f"{number}": torch.zeros(50_000) for number in range(4)} | {"tiny": torch.zeros(3)}, path)
+    weights = path.read_bytes()
+    first = 8 + int.from_bytes(weights[:8], "little")
     before = fingerprint(tmp_path)
-    for place in (0, len(weights) // 15 + 70_000, len(weights) - 1):
-        weights[place] ^= 1
-        path.write_bytes(weights)
-        assert (fingerprint(tmp_path) == before) == (place not in (0, len(weights) - 1))
-        weights[place] ^= 1
+    sampled = [first + tensor * 200_000 + place for tensor in range(4) for place in (0, 100_000, 199_999)]
+    for place in (5, 10, *sampled, len(weights) - 1, first + 50_000):
+        path.write_bytes(weights[:place] + bytes([weights[place] ^ 1]) + weights[place + 1 :])
+        assert (fingerprint(tmp_path) == before) == (place == first + 50_000)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 20, b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"]
+)
+def test_broken_weights_have_a_fingerprint(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert f"{len(content)} bytes" in fingerprint(tmp_path)["model.safetensors"]
+
+
+@pytest.mark.parametrize("tower", ["model/vision_tower", "vision_tower"])
+def test_the_vision_tower_of_the_original_layout_is_on_record(tmp_path, tower):
+    (tmp_path / tower).mkdir(parents=True)
+    (tmp_path / tower / "config.json").write_text("{}")
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "config.json").write_text('{"mm_vision_tower": "vision_tower"}')
+    before = fingerprint_tower(tmp_path / "model")
+    assert before.keys() == {"config.json"}
+    (tmp_path / tower / "config.json").write_text("[]")
+    assert fingerprint_tower(tmp_path / "model") != before
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert fingerprint_tower(tmp_path / "model") == {}
 
 
 def test_the_base_of_an_adapter_is_on_record(tmp_path):

@@ -83,6 +83,9 @@ def test_a_missing_field_is_named_with_its_line(probe, field):
         ({"image": "/etc/passwd"}, "lies outside --img_path"),
         ({"image": "link.jpg"}, "lies outside --img_path"),
         ({"image": "../images2/x.jpg"}, "lies outside --img_path"),
+        ({"image": "a\0b.jpg"}, 'field "image" holds'),
+        ({"caption": "half \ud83d"}, 'field "caption" holds'),
+        ({"source": [{"note\0": 1}]}, 'field "source" holds'),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(probe, fields, message):
@@ -144,7 +147,7 @@ def test_pictures_are_opened_upright_and_rgb(tmp_path):
     exif = picture.getexif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     picture.save(tmp_path / "turned.jpg", exif=exif)
-    opened = open_picture({"type": "image", "path": tmp_path / "turned.jpg"})
+    opened, _ = open_picture({"type": "image", "path": tmp_path / "turned.jpg"})
     assert (opened.size, opened.mode) == ((20, 40), "RGB")
     with pytest.raises(PictureError, match=r"^none.png: No such file or directory$"):
         open_picture({"type": "image", "path": tmp_path / "none.png"})
