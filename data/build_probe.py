@@ -9,7 +9,7 @@ canvases asked once more, as `<id>_no`, with the caption of a picture that is no
 yes to all is found out.
 """
 
-from data.canvas_build import build, make_parser
+from data.build_canvases import build, make_parser
 from models.errors import InputError, run_script
 
 

@@ -8,7 +8,7 @@ of the probe, with nothing in the others. The lines of similarity.jsonl have the
 the same source, seed and --num_captions, the ids, captions and positions are those of the probe too.
 """
 
-from data.canvas_build import build, make_parser
+from data.build_canvases import build, make_parser
 from models.errors import run_script
 
 

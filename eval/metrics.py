@@ -3,8 +3,8 @@
     python eval/metrics.py --results_file results/off.jsonl --results_file results/on.jsonl --labels off on \
         --output_heatmap results/off_on.png --output_json results/off_on.json
 
-eval/probe_numbers.py defines every number. The JSON file holds all that is printed: the settings; per run its counts,
-`numbers` (name -> value, low, high: the 95% interval), worst and best cell (null if all are equal), `null` of the
+eval/probe_statistics.py defines every number. The JSON file holds all that is printed: the settings; per run its
+counts, `numbers` (name -> value, low, high: the 95% interval), worst and best cell (null if all are equal), `null` of the
 spreads and `cells`; and for two runs `comparison`, the same for second - first, with McNemar's test. What the data
 cannot say is null.
 """
@@ -24,7 +24,8 @@ from eval.answers import read_yes_no, read_yes_no_paper
 from eval.manifest import manifest_path, read_manifest
 from eval.plots import check_suffix, probe_heatmaps
 from eval.probe_answers import Answers, pair, read_answers, to_replies
-from eval.probe_numbers import (
+from eval.probe_report import panels, report
+from eval.probe_statistics import (
     UNREADABLE,
     Replies,
     bootstrap,
@@ -36,11 +37,10 @@ from eval.probe_numbers import (
     point,
     spread_intervals,
 )
-from eval.probe_report import panels, report
 from models.errors import ArgumentParser, InputError, run_script
 
 SCORERS = {"default": read_yes_no, "paper": read_yes_no_paper}
-CELL = "cell_"  # prefix of the names in eval/probe_numbers.py that have one value per cell
+CELL = "cell_"  # prefix of the names in eval/probe_statistics.py that have one value per cell
 
 
 @dataclass(frozen=True)

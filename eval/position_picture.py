@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from eval.plots import check_suffix, save
-from models.errors import run_script
+from models.errors import ArgumentParser, run_script
 from models.positions import balanced_position_ids
 
 BEFORE, SIDE, AFTER = ["USER", ":"], 3, ["What", "is", "it", "?"]
@@ -63,7 +63,9 @@ def draw(path: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--output", required=True, help="picture to write: .png, .pdf or .svg")
     arguments = parser.parse_args(argv)
     check_suffix(arguments.output)

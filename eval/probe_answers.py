@@ -9,7 +9,7 @@ import numpy as np
 
 from data.files import numbered_json_lines
 from data.grid import cell_names, grid_of
-from eval.probe_numbers import NO, UNREADABLE, YES, Replies
+from eval.probe_statistics import NO, UNREADABLE, YES, Replies
 from models.errors import InputError
 
 Item = tuple[int | str, str, str]  # id, position, "Yes" or "No": what tells an item from every other

@@ -20,7 +20,7 @@ from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
-from models.errors import InputError, run_script
+from models.errors import ArgumentParser, InputError, run_script
 from models.llava_original import IMAGE_TOKEN, mean_row
 from models.modeling_gemma3 import Gemma3Config, Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration
@@ -297,7 +297,9 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--family", required=True, choices=FAMILIES)
     parser.add_argument("--output_dir", required=True, help="an empty or new folder")
     parser.add_argument("--layout", default="transformers", choices=("transformers", "llava"))

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 import data.sampling
-from data.build_folder import _lock, open_build
 from data.build_probe import main
 from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout
 from data.grid import cell_names
+from data.output_folder import _lock, open_build
 from data.sampling import take_sample
 from data.sources import FORMS, find_source
 from models.errors import InputError

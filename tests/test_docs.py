@@ -113,7 +113,7 @@ def test_the_flag_has_one_reader():
 
 
 def test_quickstart_runs_the_main_job(tmp_path):
-    """The first command of the README, with what is installed here: replies are read, and the flag makes a difference."""
+    """The first command of the README, with what is installed here: replies are read, the flag makes a difference."""
     environment = os.environ | {"RESULTS": "here", "VIRTUAL_ENV": sys.prefix}
     command = ["sh", ROOT / "scripts/quickstart.sh"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -5,7 +5,7 @@ import pytest
 from data.grid import cell_names
 from eval.answers import read_yes_no
 from eval.probe_answers import pair, read_answers, to_replies
-from eval.probe_numbers import NO, UNREADABLE, YES
+from eval.probe_statistics import NO, UNREADABLE, YES
 from models.errors import InputError
 
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import PIL
 from tqdm import tqdm
 
-from data.build_folder import WORK, finish_work, open_build, read_manifest, start_work
 from data.canvas import JPEG_QUALITY, RESAMPLING, Layout, decode, draw_canvas, encode, fit, make_layout
 from data.files import write_atomic
 from data.grid import cell_names
+from data.output_folder import WORK, finish_work, open_build, read_manifest, start_work
 from data.sampling import Picture, Sample, random_order, take_sample
 from data.sources import FORMS, Source, find_source
 from models.errors import ArgumentParser, InputError

@@ -4,8 +4,8 @@ import statistics
 import numpy as np
 import pytest
 
-from eval import probe_numbers
-from eval.probe_numbers import (
+from eval import probe_statistics
+from eval.probe_statistics import (
     NO,
     UNREADABLE,
     YES,
@@ -164,7 +164,7 @@ def test_bootstrap_draws_whole_captions_with_replacement():
 def test_bootstrap_depends_on_the_seed_and_not_on_the_chunks(monkeypatch):
     counts = simulate(50, 9, np.random.default_rng(0), cluster=1)
     samples = bootstrap(counts, 40, seed=3)
-    monkeypatch.setattr(probe_numbers, "_CHUNK_ENTRIES", 7 * 50)
+    monkeypatch.setattr(probe_statistics, "_CHUNK_ENTRIES", 7 * 50)
     again, other = bootstrap(counts, 40, seed=3), bootstrap(counts, 40, seed=4)
     for name in samples:
         np.testing.assert_allclose(samples[name], again[name], rtol=1e-12)
@@ -269,7 +269,7 @@ def test_null_shuffles_pooled_rows_as_well():
 def test_null_does_not_depend_on_the_chunks(monkeypatch):
     counts = simulate(30, 9, np.random.default_rng(0))
     before = null_spread(counts, 40, seed=3)["gap"]
-    monkeypatch.setattr(probe_numbers, "_CHUNK_ENTRIES", 3 * 30 * 9)
+    monkeypatch.setattr(probe_statistics, "_CHUNK_ENTRIES", 3 * 30 * 9)
     np.testing.assert_array_equal(before, null_spread(counts, 40, seed=3)["gap"])
 
 
