@@ -4,9 +4,9 @@
         --output_heatmap results/off_on.png --output_json results/off_on.json
 
 eval/probe_statistics.py defines every number. The JSON file holds all that is printed: the settings; per run its
-counts, `numbers` (name -> value, low, high: the 95% interval), worst and best cell (null if all are equal), `null` of the
-spreads and `cells`; and for two runs `comparison`, the same for second - first, with McNemar's test. What the data
-cannot say is null.
+counts, `numbers` (name -> value, low, high: the 95% interval), worst and best cell (null if all are equal), `null` of
+the spreads and `cells`; and for two runs `comparison`, the same for second - first, with McNemar's test. What the
+data cannot say is null.
 """
 
 import argparse
