@@ -6,8 +6,8 @@ answers file and all parts: what has an answer is not asked again. So a file und
 every item, and its bytes do not tell how often the run was stopped.
 
 A row is the item's fields with `prompt` and `prediction`, or with `error`: the reason why it could not be
-asked. A line that a crash has cut is only ever the last of a part, without its line break, and is dropped.
-Any other line that is no row is an InputError: the file may be another than the user meant.
+asked. A last line that a crash (or a cut copy) has left without its end is dropped, in the answers file only behind
+whole rows. Any other line that is no row is an InputError: the file may be another than the user meant.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
     """
     rows = {}
     for path in (answers, *part_paths(answers)):
-        for number, row in enumerate(read_rows(path, may_be_cut=path != answers)[0], start=1):
+        for number, row in enumerate(read_rows(path, is_part=path != answers)[0], start=1):
             has_key = all(isinstance(row.get(field), str | int) for field in key)
             if not has_key or not isinstance(row.get("prediction", row.get("error")), str):
                 raise InputError(
@@ -53,7 +53,7 @@ def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
     return rows
 
 
-def read_rows(path: Path, may_be_cut: bool) -> tuple[list[dict], bool]:
+def read_rows(path: Path, is_part: bool) -> tuple[list[dict], bool]:
     """The rows of an answers or part file, and whether its last line has no line break. A missing file has no rows.
 
     Raises InputError naming the first line that is not one JSON object, but for a last one that is cut.
@@ -74,7 +74,7 @@ def read_rows(path: Path, may_be_cut: bool) -> tuple[list[dict], bool]:
             row = None
         if isinstance(row, dict):
             rows.append(row)
-        elif not (may_be_cut and unended and number == len(lines)):
+        elif not (unended and number == len(lines) and (is_part or rows)):
             raise InputError(f"{path}, line {number}: not a JSON object; mend the line, or start anew with --overwrite")
     return rows, unended
 
@@ -82,7 +82,7 @@ def read_rows(path: Path, may_be_cut: bool) -> tuple[list[dict], bool]:
 def open_part(answers: Path, rank: int) -> BinaryIO:
     """This process's part file, its last line repaired, ready to append to."""
     path = answers.with_name(f"{answers.name}.part-{rank}")
-    rows, needs_repair = read_rows(path, may_be_cut=True)
+    rows, needs_repair = read_rows(path, is_part=True)
     with writing(path):
         if needs_repair:
             write_atomic(path, to_lines(rows))

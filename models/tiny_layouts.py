@@ -62,7 +62,7 @@ def write_llava_layout(model, processor: ProcessorMixin, folder: Path) -> None:
         "mm_vision_select_layer": config.vision_feature_layer,
         "mm_vision_select_feature": "patch",
         "mm_patch_merge_type": "spatial_unpad" if anyres else "flat",
-        "image_aspect_ratio": "anyres" if anyres else "pad",
+        "image_aspect_ratio": "anyres" if anyres else "square",  # the tiny LLaVA crops, as llava-hf's does
         "image_grid_pinpoints": [[width, height] for height, width in config.image_grid_pinpoints] if anyres else None,
         "mm_use_im_start_end": False,
     }

@@ -5,7 +5,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 PHOTOS = Path(__file__).parent.parent / "data" / "samples" / "photos"
 
@@ -67,3 +67,8 @@ def shard_members(pairs: list[tuple[bytes, str]]) -> list[tuple[str, bytes]]:
 def read_tree(folder: Path) -> dict[str, bytes]:
     """Content of every file below `folder`."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def difference(left: Image.Image, right: Image.Image) -> float:
+    """Mean absolute difference of the pixels, 0 to 255."""
+    return sum(ImageStat.Stat(ImageChops.difference(left, right)).mean) / 3

@@ -63,13 +63,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_file(llava, probe, tmp_
     ]
 
 
+@pytest.mark.parametrize("file", ["answers.jsonl.part-0", "answers.jsonl"])
 @pytest.mark.parametrize("cut", [b'{"id": "000000_3", "ima', b""])
-def test_a_last_line_cut_by_a_crash_is_repaired(llava, probe, unbroken, tmp_path, capsys, cut):
+def test_a_last_line_cut_by_a_crash_is_repaired(llava, probe, unbroken, tmp_path, capsys, cut, file):
     answers = copy_run(unbroken, tmp_path)
     lines = unbroken.read_bytes().splitlines(keepends=True)
     # With nothing after it, the third line is whole and only lacks its line break.
     torn = b"".join(lines[:3]) + cut if cut else b"".join(lines[:3])[:-1]
-    (tmp_path / "answers.jsonl.part-0").write_bytes(torn)
+    (tmp_path / file).write_bytes(torn)
     assert run_here(llava, probe, answers) == 0
     assert "15 new, 3 resumed" in capsys.readouterr().out
     assert answers.read_bytes() == unbroken.read_bytes()

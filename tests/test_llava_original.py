@@ -43,8 +43,8 @@ def test_same_logits_as_the_transformers_layout(originals, kits, family, flag):
     assert type(model) is type(kit.fork)
     assert model.config.position_balance is flag
     assert processor.chat_template == kit.processor.chat_template
-    square = picture(90, 90)  # LLaVA-1.5 pads other shapes in one layout and crops them in the other
-    inputs, expected = prompt(processor, square, square), prompt(kit.processor, square, square)
+    pictures = picture(90, 90), picture(40, 120)
+    inputs, expected = prompt(processor, *pictures), prompt(kit.processor, *pictures)
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
     assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
     assert torch.equal(logits(model, inputs), logits(kit.with_flag(flag), expected))
@@ -52,8 +52,13 @@ def test_same_logits_as_the_transformers_layout(originals, kits, family, flag):
     assert torch.equal(new, kit.fork.generate(**expected, do_sample=False, max_new_tokens=4))
 
 
-def test_llava_1_5_pads_pictures_to_a_square(originals):
-    _, processor = load_model(originals["llava"], position_balance=False)
+def test_llava_1_5_pads_pictures_to_a_square(originals, tmp_path):
+    """As its released config.json says."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(originals["llava"], folder)
+    config = json.loads((folder / "config.json").read_text()) | {"image_aspect_ratio": "pad"}
+    (folder / "config.json").write_text(json.dumps(config))
+    _, processor = load_model(folder, position_balance=False)
     wide = picture(120, 60)
     values = prompt(processor, wide)["pixel_values"][0]
     mean = torch.tensor(processor.image_processor.image_mean)
