@@ -56,7 +56,7 @@ def load_model(
 
     Returns:
         The model, whose `config.position_balance` is the flag in force, and the processor: padding on the left, the
-        family's chat template.
+        family's chat template. `save_pretrained` of both, into one folder, is a checkpoint in the transformers layout.
 
     Raises:
         InputError: the path, config.json or weights are not what they should be; every load checks that no weight is
