@@ -6,8 +6,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from models.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 
 def numbered_json_lines(path: str | os.PathLike) -> list[tuple[int, dict]]:
@@ -44,6 +50,23 @@ def _json_object(path: Path, number: int, line: str) -> dict:
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
     return row
+
+
+def try_lock(file: IO) -> bool:
+    """Lock an open, writable file for this process until it closes it or ends; False if another process holds it.
+
+    A file system or a platform without locks keeps nobody out.
+    """
+    if fcntl is None:
+        return True
+    try:
+        # lockf, not flock: child processes must not inherit the lock and outlive a killed run with it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from models.errors import ArgumentParser
+from models.errors import ArgumentParser, true_or_false
 
 
 def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentPars
     add("--answers_file", "--answer_file", type=Path, required=True, help="JSON lines to write, one per item")
     add(
         "--position_balance",
-        type=_true_or_false,
+        type=true_or_false,
         metavar="true|false",
         help="overrides the checkpoint's config.json for this run (default: as config.json says)",
     )
@@ -65,12 +65,6 @@ def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentPars
         help="processes that open pictures beside the model; 0: none (default: the free cores, at most 4)",
     )
     return parser
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
 
 
 def _count(text: str) -> int:

@@ -37,6 +37,8 @@ from eval.items import (
 )
 from eval.processes import Processes
 from models.errors import InputError
+from models.fingerprint import fingerprint, fingerprint_tower, hash_json
+from models.provenance import differences, versions
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,13 @@ def known_settings(this: Run) -> dict:
     return {
         "benchmark": this.benchmark.name,
         "items": len(this.items),
-        "items_sha256": manifest.hash_json(this.items),
-        "questions_sha256": manifest.hash_json(questions),
+        "items_sha256": hash_json(this.items),
+        "questions_sha256": hash_json(questions),
         "limit": args.limit,
         "model_path": str(folder.resolve()) if folder.is_dir() else args.model_path,
-        "model_files": manifest.fingerprint(folder),
+        "model_files": fingerprint(folder),
         "max_new_tokens": args.max_new_tokens,
-        "versions": manifest.versions(),
+        "versions": versions(),
         **{name: value for name, value in asked.items() if value is not None},
     }
 
@@ -201,7 +203,7 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     settings = settings | {
         "position_balance": model.config.position_balance,
         "model_revision": getattr(model.config, "_commit_hash", None),
-        "tower_files": manifest.fingerprint_tower(Path(args.model_path)),
+        "tower_files": fingerprint_tower(Path(args.model_path)),
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attn_implementation": args.attn_implementation or model.config._attn_implementation,
@@ -236,7 +238,7 @@ def start_journal(this: Run, everyone: list[dict], done: int) -> None:
     """
     answers, settings = this.args.answers_file, everyone[0]
     for rank, others in enumerate(everyone):
-        changes = manifest.differences(settings, others)
+        changes = differences(settings, others)
         if changes:
             raise InputError(
                 f"process {rank + 1} of {len(everyone)} would answer otherwise than process 1 ({changes}); "

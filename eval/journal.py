@@ -19,15 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import write_atomic
+from data.files import try_lock, write_atomic
 from eval.items import item_key
 from models.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
 
 def part_paths(answers: Path) -> list[Path]:
     """The part files that lie beside an answers file."""
@@ -170,15 +164,9 @@ def _locked(path: Path, answers: Path) -> BinaryIO:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "ab")
-        try:
-            # lockf, not flock: loader processes must not inherit the lock and outlive a killed run with it.
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        if not try_lock(file):
             file.close()
-            raise InputError(f"{answers}: another run is writing it; wait for it, or stop it") from None
-        except OSError:
-            return file  # a file system without locks
+            raise InputError(f"{answers}: another run is writing it; wait for it, or stop it")
         # A run that ended in between has removed the file that we opened: the lock on it keeps nobody out.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -26,14 +26,14 @@ class Processes:
         self.local_count = _environment_number("LOCAL_WORLD_SIZE", 1) if several else 1
 
     @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self, backend: str = "gloo") -> Iterator[None]:
         """Connected to each other. They wait for the slowest for days; torchrun ends all when one fails."""
         if self.count == 1:
             yield
             return
         import torch.distributed
 
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
         try:
             yield
         finally:

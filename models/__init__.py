@@ -3,7 +3,11 @@
 Importing this package loads nothing heavy; torch and transformers come in with the first use of a name below.
 """
 
-_EXPORTS = {"load_model": "models.load", "register_auto_classes": "models.load"}
+_EXPORTS = {
+    "assemble_llava": "models.assemble",
+    "load_model": "models.load",
+    "register_auto_classes": "models.load",
+}
 __all__ = list(_EXPORTS)
 
 

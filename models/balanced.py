@@ -16,14 +16,20 @@ import torch
 from transformers import conversion_mapping
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PretrainedConfig
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from models.positions import balanced_position_ids
 
 
 class Fork:
-    """Mixin of the outer classes (`...ForConditionalGeneration`): the inner model becomes the fork's own."""
+    """Mixin of the outer classes (`...ForConditionalGeneration`): the inner model becomes the fork's own.
+
+    `vision_tower` and `projector` name the parts of the inner model beside its `language_model`.
+    """
 
     inner_class: type
+    vision_tower = "vision_tower"
+    projector = "multi_modal_projector"
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
@@ -105,6 +111,20 @@ class BalancedModel:
     def require_all_images(self, input_ids: torch.LongTensor, image_sizes: torch.Tensor | None) -> None:
         """Raise ValueError unless `image_ids` can number every image of a conversation that goes on from a cache."""
 
+    def prompt_position_ids(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor, image_sizes=None, **inputs
+    ) -> torch.LongTensor:
+        """Positions of whole prompts, flag on or off: (batch, seq) -> (batch, seq); padding on the right."""
+        if not self.config.position_balance:
+            return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        return balanced_position_ids(self.image_ids(input_ids, image_sizes), attention_mask)
+
+    def packed_mask(self, ordinary: torch.LongTensor, **inputs):
+        """Mask of a packed row whose `ordinary` positions, (1, seq), start anew with each sample."""
+        config = self.config.get_text_config()
+        create = create_sliding_window_causal_mask if getattr(config, "sliding_window", None) else create_causal_mask
+        return create(**packed_mask_arguments(self, ordinary))
+
     def forward(self, *args, **kwargs):
         """Upstream's forward, with its signature; with the flag on and no `position_ids`, on balanced ones."""
         if not self.config.position_balance:
@@ -130,6 +150,19 @@ class BalancedModel:
             tokens = inputs["inputs_embeds"][..., 0] if input_ids is None else input_ids
             attention_mask = torch.ones_like(tokens, dtype=torch.long)
         return inputs | {"attention_mask": attention_mask, "position_ids": position_ids}
+
+
+def packed_mask_arguments(inner: torch.nn.Module, ordinary: torch.LongTensor) -> dict:
+    """Arguments of transformers' mask functions, which read (1, seq) positions that start anew as packed samples."""
+    # Of the embeddings only shape, dtype and device are looked at.
+    embeddings = inner.get_input_embeddings().weight.new_empty(*ordinary.shape, 1)
+    return {
+        "config": inner.config.get_text_config(),
+        "inputs_embeds": embeddings,
+        "attention_mask": None,
+        "past_key_values": None,
+        "position_ids": ordinary,
+    }
 
 
 def past_length(past_key_values: Cache | None) -> int:

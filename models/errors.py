@@ -17,6 +17,13 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
+def true_or_false(text: str) -> bool:
+    """argparse's `type` of a flag that is followed by true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
 def tell(error: InputError) -> None:
     """Write the one line on standard error."""
     sys.stderr.write(f"error: {error}\n")

@@ -38,15 +38,17 @@ KNOWN_TOWERS = {
         "projection_dim": 768,
     }
 }
-# Names in the original checkpoint <-> names inside transformers 5.17. The first that matches holds.
+# Names in the original checkpoint <-> names in the released checkpoints of the transformers layout, in which the loaded
+# model is also saved. The first that matches holds.
 KEYS = [
-    ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
-    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
-    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
-    ("model.image_newline", "model.image_newline"),
-    ("lm_head.", "lm_head."),
-    ("model.", "model.language_model."),
+    ("model.vision_tower.vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
+    ("model.image_newline", "image_newline"),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.", "language_model.model."),
 ]
+VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 # What of a repository on the hub is needed.
 FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors", "*.bin"]
 # Buffers that older releases saved; computed anew.
@@ -59,7 +61,7 @@ def is_original_layout(config: dict) -> bool:
 
 
 def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], ProcessorMixin]:
-    """The checkpoint in `folder`: config, weights under transformers' names, processor. InputError if it is broken."""
+    """The checkpoint in `folder`: config, weights under released names, processor. InputError if it is broken."""
     original = read_json(str(folder), "config.json")
     check_supported(folder, original)
     weights = {new_name(name): tensor for name, tensor in read_weights(folder).items() if not BUFFERS.search(name)}
@@ -67,7 +69,7 @@ def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], Proce
     tower_folder = find_tower(folder, tower)
     vision_config = read_tower_config(folder, tower, tower_folder)
     check_layer(folder, original, vision_config)
-    if not any(name.startswith("model.vision_tower.") for name in weights):
+    if not any(name.startswith("vision_tower.") for name in weights):
         weights |= read_tower_weights(folder, tower, tower_folder)
     tokenizer = read_tokenizer(folder)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -152,7 +154,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def new_name(name: str) -> str:
-    """Name of a weight inside transformers."""
+    """Name of a weight in the transformers layout."""
     return next((new + name[len(old) :] for old, new in KEYS if name.startswith(old)), name)
 
 
@@ -171,12 +173,12 @@ def read_tower_config(folder: Path, tower: str, tower_folder: Path | None) -> CL
 
 
 def read_tower_weights(folder: Path, tower: str, tower_folder: Path | None) -> dict[str, torch.Tensor]:
-    """The vision tower's weights under their names in the fork; InputError if they cannot be had."""
+    """The vision tower's weights under released names; InputError if they cannot be had."""
     with told_as(no_tower(folder, tower), *WEIGHT_ERRORS), quiet_transformers():
         model, report = CLIPVisionModel.from_pretrained(tower_folder or tower, output_loading_info=True)
     if report["missing_keys"]:
         raise InputError(f"{tower_folder or tower}: not a complete CLIP vision tower ({min(report['missing_keys'])})")
-    return {f"model.vision_tower.{name}": tensor for name, tensor in model.state_dict().items()}
+    return {f"vision_tower.vision_model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def no_tower(folder: Path, tower: str) -> str:
@@ -207,14 +209,15 @@ def add_token_rows(folder: Path, weights: dict[str, torch.Tensor], tokens: int) 
 
     A new row is the mean of the old ones: its logit is the mean of all logits, so greedy decoding never picks it.
     """
-    names = ("model.language_model.embed_tokens.weight", "lm_head.weight")
-    for name in names:
+    for name in VOCABULARY:
         if name not in weights:
-            raise InputError(f"{folder}: no weight {name} (in the transformers names); the download is incomplete")
+            raise InputError(
+                f"{folder}: no weight {name} (its name in the transformers layout); the download is incomplete"
+            )
         rows = weights[name]
         if rows.shape[0] < tokens:
             weights[name] = torch.cat([rows, mean_row(rows).expand(tokens - rows.shape[0], -1)])
-    return weights[names[0]].shape[0]
+    return weights[VOCABULARY[0]].shape[0]
 
 
 def mean_row(rows: torch.Tensor) -> torch.Tensor:

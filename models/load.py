@@ -102,7 +102,7 @@ def register_auto_classes() -> None:
     AutoModelForCausalLM.register(FORKS["gemma3"].config_class, FORKS["gemma3"], exist_ok=True)
 
 
-def read_flag(path: str, config: dict) -> bool:
+def read_flag(path: str, config: dict, name: str = "config.json") -> bool:
     """`position_balance` of a config.json (design law 1); absent is false, anything but a JSON boolean an error."""
     if "position_balance" not in config:
         logger.warning('%s/config.json has no "position_balance": running the original model (false)', path)
@@ -110,10 +110,16 @@ def read_flag(path: str, config: dict) -> bool:
     value = config["position_balance"]
     if not isinstance(value, bool):
         raise InputError(
-            f'{path}/config.json: "position_balance" is {json.dumps(value)}; '
+            f'{path}/{name}: "position_balance" is {json.dumps(value)}; '
             'write "position_balance": true or "position_balance": false'
         )
     return value
+
+
+def stated_flag(path: str, name: str = "config.json", **hub_arguments) -> bool | None:
+    """`position_balance` in file `name` of a folder or hub id; None if there is no such file or it does not say."""
+    config = read_json(path, name, required=False, **hub_arguments)
+    return None if config is None or "position_balance" not in config else read_flag(path, config, name)
 
 
 def load_transformers(
@@ -191,15 +197,19 @@ def load_adapter(
         raise InputError(f"{path}/adapter_config.json: no base_model_name_or_path; write the base checkpoint's path")
     if Path(base).exists() and Path(base).resolve() == Path(path).resolve():
         raise InputError(f"{path}/adapter_config.json: base_model_name_or_path is this folder; write the base's path")
-    if position_balance is None:
-        own_config = read_json(path, "config.json", required=False, **hub)
-        if own_config is not None and "position_balance" in own_config:
-            position_balance = read_flag(path, own_config)
+    described = read_json(path, "config.json", required=False, **hub) or {}
+    if position_balance is None and "position_balance" in described:
+        position_balance = read_flag(path, described)
     own = {name: value for name, value in arguments.items() if name not in ("revision", "force_download")}
+    if adapter.get("revision"):
+        own["revision"] = adapter["revision"]  # which PEFT means for the base
     try:
         model, processor = load_model(base, position_balance, **own)
     except InputError as error:
         raise InputError(f"{path}: its base cannot be loaded: {error}") from error
+    own_type, base_type = described.get("model_type"), model.config.model_type
+    if own_type in FORKS and own_type != base_type:
+        raise InputError(f"{path}: an adapter for {own_type}, but {base} is {base_type}; name the base it belongs to")
     keys = OLD_ADAPTER_KEYS.get(model.config.model_type)
     with told_as(f"{path}: the adapter cannot be put on {base}"):
         config = PeftConfig.from_pretrained(path, **hub)

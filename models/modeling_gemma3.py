@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.models.gemma3 import configuration_gemma3 as configuration
 from transformers.models.gemma3 import modeling_gemma3 as upstream
 
-from models.balanced import BalancedGeneration, BalancedModel, past_length
+from models.balanced import BalancedGeneration, BalancedModel, packed_mask_arguments, past_length
 
 
 @strict
@@ -30,6 +30,12 @@ class Gemma3Model(BalancedModel, upstream.Gemma3Model):
     def balanced_inputs(self, inputs: dict) -> dict:
         types = whole_types(inputs.get("token_type_ids"), inputs.get("past_key_values"))
         return super().balanced_inputs(inputs) | {"token_type_ids": types}
+
+    def packed_mask(self, ordinary: torch.LongTensor, token_type_ids: torch.Tensor, **inputs) -> dict:
+        images = upstream.get_block_sequence_ids_for_mask(token_type_ids)
+        return upstream.create_masks_for_vision_model(
+            block_sequence_ids=images, **packed_mask_arguments(self, ordinary)
+        )
 
 
 class Gemma3ForConditionalGeneration(BalancedGeneration, upstream.Gemma3ForConditionalGeneration):

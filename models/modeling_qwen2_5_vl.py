@@ -55,6 +55,12 @@ class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
         deltas = positions.amax(-1, keepdim=True) + 1 - tokens
         return positions.expand(3, -1, -1), deltas
 
+    def prompt_position_ids(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
+        """Positions of whole prompts, flag on or off: (batch, seq) -> (3, batch, seq); padding on the right."""
+        names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        visual = {name: inputs.get(name) for name in names}
+        return self.get_rope_index(input_ids, attention_mask=attention_mask, **visual)[0]
+
     def compute_3d_position_ids(self, **inputs) -> torch.LongTensor | None:
         """Positions (3, batch, seq) for a forward without any: of the prompt, or after it from a filled cache."""
         if not self.config.position_balance or past_length(inputs["past_key_values"]) > 0:
@@ -72,6 +78,8 @@ class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditional
 
     config_class = Qwen2_5_VLConfig
     inner_class = Qwen2_5_VLModel
+    vision_tower = "visual"
+    projector = "visual.merger"
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """Ordinary positions (for masks) above the three rotary axes: (4, batch, seq), as upstream lays them out.

@@ -8,8 +8,6 @@ scaled so that the picture changes the logits, and that the first word of a repl
 """
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -27,7 +25,13 @@ from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration
 from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from models.processors import chat_template, image_processor_class, qwen2_5_vl_processor
-from models.tiny_layouts import write_llava_layout, write_transformers_layout
+from models.tiny_layouts import (
+    write_language_model,
+    write_llava_layout,
+    write_transformers_layout,
+    write_vision_tower,
+)
+from models.writing import check_new, new_folder
 
 IMAGE_SIZE, PATCH_SIZE = 56, 14  # 16 patches to a view
 ANSWERS = ("Yes", "No")
@@ -82,8 +86,12 @@ def with_image_token(tokenizer):
     return tokenizer
 
 
+def llama_tokenizer():
+    return tokenizer_of_bytes("<s>", "</s>", "<pad>", ())
+
+
 def llava():
-    tokenizer = with_image_token(tokenizer_of_bytes("<s>", "</s>", "<pad>", ()))
+    tokenizer = with_image_token(llama_tokenizer())
     config = LlavaConfig(
         vision_config=CLIP,
         text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT},
@@ -132,7 +140,7 @@ def llava_next(tokenizer, text_model_type: str, template: str):
 
 
 def llava_next_mistral():
-    tokenizer = with_image_token(tokenizer_of_bytes("<s>", "</s>", "<pad>", ()))
+    tokenizer = with_image_token(llama_tokenizer())
     return llava_next(tokenizer, "mistral", "mistral_instruct")
 
 
@@ -257,19 +265,32 @@ def randomise(model: torch.nn.Module, answers: list[int]) -> None:
                 vocabulary[-1:] = mean_row(vocabulary[:-1])
 
 
-def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str = "transformers") -> Path:
+def write_llama(model, processor, folder: Path) -> None:
+    write_language_model(model, llama_tokenizer(), folder)
+
+
+# Layout -> function that writes (fork, processor) into a folder.
+LAYOUTS = {"transformers": write_transformers_layout, "llava": write_llava_layout}
+# The same for a part of LLaVA as a checkpoint of its own.
+LLAVA_PARTS = {"vision_tower": write_vision_tower, "language_model": write_llama}
+
+
+def build_tiny(
+    family: str, output_dir: str | Path, seed: int = 0, layout: str = "transformers", part: str | None = None
+) -> Path:
     """Write a checkpoint of `family` into `output_dir` and return its path.
 
-    `layout` "llava" writes the original LLaVA layout (the three LLaVA families) with the same weights. Raises
-    InputError for an unknown family or layout, or if `output_dir` holds files.
+    `layout` "llava" writes the original LLaVA layout (the three LLaVA families) with the same weights. `part`
+    "vision_tower" or "language_model" (llava only) writes that part of the same weights alone, as models/assemble.py
+    takes them. Raises InputError for an unknown family, layout or part, or if `output_dir` holds files.
     """
     if family not in FAMILIES:
         raise InputError(f"--family {family}: choose one of {', '.join(FAMILIES)}")
-    if layout not in ("transformers", "llava") or (layout == "llava" and not family.startswith("llava")):
+    if layout not in LAYOUTS or (layout == "llava" and not family.startswith("llava")):
         raise InputError(f"--layout {layout} --family {family}: layout llava exists for the llava families only")
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise InputError(f"--output_dir {output_dir}: exists and is not an empty folder; name another")
+    if part is not None and (part not in LLAVA_PARTS or family != "llava"):
+        raise InputError(f"--part {part} --family {family}: {' and '.join(LLAVA_PARTS)} are parts of family llava")
+    check_new(output_dir)
     model_class, config, processor = PARTS[family]()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -282,18 +303,10 @@ def build_tiny(family: str, output_dir: str | Path, seed: int = 0, layout: str =
         # A trained model never says these; a random one would.
         suppress_tokens=visual_tokens(config),
     )
-    write = write_llava_layout if layout == "llava" else write_transformers_layout
-    # Whole or absent: a killed run must not leave half a checkpoint under the name that was asked for.
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as half:
-            checkpoint = Path(half) / output_dir.name
-            checkpoint.mkdir()
-            write(model, processor, checkpoint)
-            os.replace(checkpoint, output_dir)
-    except OSError as error:
-        raise InputError(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another") from None
-    return output_dir
+    write = LLAVA_PARTS[part] if part else LAYOUTS[layout]
+    with new_folder(output_dir) as folder:
+        write(model, processor, folder)
+    return Path(output_dir)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -302,10 +315,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--family", required=True, choices=FAMILIES)
     parser.add_argument("--output_dir", required=True, help="an empty or new folder")
-    parser.add_argument("--layout", default="transformers", choices=("transformers", "llava"))
+    parser.add_argument("--layout", default="transformers", choices=LAYOUTS)
+    parser.add_argument("--part", choices=LLAVA_PARTS, help="of family llava: only that part, for models/assemble.py")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    folder = build_tiny(arguments.family, arguments.output_dir, arguments.seed, arguments.layout)
+    folder = build_tiny(arguments.family, arguments.output_dir, arguments.seed, arguments.layout, arguments.part)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {arguments.family}, random weights, {size / 1e6:.1f} MB")
     return 0

@@ -10,11 +10,8 @@ import sys
 import time
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from eval import journal
-from eval.manifest import fingerprint, fingerprint_tower
 from models.errors import InputError
 from tests.pictures import picture
 from tests.probe_runs import (
@@ -285,46 +282,3 @@ def test_a_lock_that_the_run_before_has_just_removed_keeps_others_out(tmp_path, 
     with journal.only_writer(tmp_path / "a.jsonl"):
         assert path.exists()  # so the lock is on a file that another run will find
     assert names(tmp_path) == []
-
-
-def test_every_tensor_of_large_weights_counts(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({f"{number}": torch.zeros(50_000) for number in range(4)} | {"tiny": torch.zeros(3)}, path)
-    weights = path.read_bytes()
-    first = 8 + int.from_bytes(weights[:8], "little")
-    before = fingerprint(tmp_path)
-    sampled = [first + tensor * 200_000 + place for tensor in range(4) for place in (0, 100_000, 199_999)]
-    for place in (5, 10, *sampled, len(weights) - 1, first + 50_000):
-        path.write_bytes(weights[:place] + bytes([weights[place] ^ 1]) + weights[place + 1 :])
-        assert (fingerprint(tmp_path) == before) == (place == first + 50_000)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\0" * 20, b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"]
-)
-def test_broken_weights_have_a_fingerprint(tmp_path, content):
-    (tmp_path / "model.safetensors").write_bytes(content)
-    assert f"{len(content)} bytes" in fingerprint(tmp_path)["model.safetensors"]
-
-
-@pytest.mark.parametrize("tower", ["model/vision_tower", "vision_tower"])
-def test_the_vision_tower_of_the_original_layout_is_on_record(tmp_path, tower):
-    (tmp_path / tower).mkdir(parents=True)
-    (tmp_path / tower / "config.json").write_text("{}")
-    (tmp_path / "model").mkdir(exist_ok=True)
-    (tmp_path / "model" / "config.json").write_text('{"mm_vision_tower": "vision_tower"}')
-    before = fingerprint_tower(tmp_path / "model")
-    assert before.keys() == {"config.json"}
-    (tmp_path / tower / "config.json").write_text("[]")
-    assert fingerprint_tower(tmp_path / "model") != before
-    (tmp_path / "model" / "config.json").write_text("{}")
-    assert fingerprint_tower(tmp_path / "model") == {}
-
-
-def test_the_base_of_an_adapter_is_on_record(tmp_path):
-    for name in ("base", "adapter"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
-    settings = {"base_model_name_or_path": str(tmp_path / "base")}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
-    assert fingerprint(tmp_path / "adapter").keys() == {"adapter_config.json", "base/config.json"}

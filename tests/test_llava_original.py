@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -13,6 +12,7 @@ from models import load_model
 from models.errors import InputError
 from models.tiny import build_tiny
 from tests.pictures import picture
+from tests.sentencepiece_models import train_sentencepiece, use_sentencepiece
 
 LLAVA_FAMILIES = ("llava", "llava_next_mistral", "llava_next_llama3")
 
@@ -77,6 +77,9 @@ def test_saving_converts_to_the_transformers_layout(originals, kits, family, tmp
     assert again.config.position_balance is True
     inputs = prompt(processor_again, picture(90, 50))
     assert torch.equal(logits(again, inputs), logits(model, prompt(processor, picture(90, 50))))
+    # Under the names of the released checkpoints, which other tools know.
+    names = [load_file(folder / "model.safetensors").keys() for folder in (tmp_path, kits[family].folder)]
+    assert names[0] == names[1]
     plain = type(kits[family].upstream).from_pretrained(tmp_path, dtype="float32")
     assert torch.equal(logits(plain.eval(), inputs), logits(load_model(tmp_path, False, dtype="float32")[0], inputs))
 
@@ -134,25 +137,10 @@ def test_a_llama_3_reply_ends_with_its_turn(originals, tmp_path):
 
 def test_tokens_around_an_image_are_those_of_the_code_base(originals, tmp_path):
     """With only a tokenizer.model, as liuhaotian/llava-v1.5-7b: the text on each side is tokenized by itself."""
-    words = [
-        f"{word}{end}" for word in ("what", "is", "shown", "USER", "cat", "image") for end in (" ", "\n", "? ", ": ")
-    ]
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join("".join(words[i % 7 :: 2]) * 3 for i in range(200)))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(tmp_path / "tokenizer"), vocab_size=300, model_type="bpe",
-        byte_fallback=True, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        split_digits=True, minloglevel=2,
-    )  # fmt: skip
-    pieces = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
-
+    pieces = train_sentencepiece(tmp_path)
     folder = tmp_path / "checkpoint"
     shutil.copytree(originals["llava"], folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).unlink()
-    shutil.copy(tmp_path / "tokenizer.model", folder)
-    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": False, "add_bos_token": True}))
+    use_sentencepiece(folder, tmp_path / "tokenizer.model")
     weights = load_file(folder / "model.safetensors")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = torch.randn(300, weights[name].shape[1])

@@ -73,4 +73,6 @@ def test_bad_requests(tmp_path):
         build_tiny("llava", tmp_path / "full")
     with pytest.raises(InputError, match="llava families only"):
         main(["--family", "gemma3", "--output_dir", str(tmp_path / "new"), "--layout", "llava"])
+    with pytest.raises(InputError, match="are parts of family llava"):
+        build_tiny("gemma3", tmp_path / "new", part="vision_tower")
     assert not (tmp_path / "new").exists()

@@ -1,0 +1,265 @@
+"""train/encode.py: what is supervised, how long a sample is, and that training sees the prompts of evaluation."""
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+from eval.generate import prepare
+from models.errors import InputError
+from models.tiny import FAMILIES
+from tests.encoded import CONVERSATIONS, conversation, encode, pictures, supervised_text
+from tests.pictures import picture
+from train.encode import IGNORED, Encoder, image_size, open_image, parts
+
+# An answer with what the model must learn to say around it.
+SAID = {
+    "llava": " {}</s>",
+    "llava_next_mistral": " {} </s>",
+    "llava_next_llama3": "{}<|eot_id|>",
+    "qwen2_5_vl": "{}<|im_end|>",
+    "gemma3": "{}<end_of_turn>",
+}
+# The first token of every prompt; Qwen2.5-VL has none.
+BOS = {name: "<s>" for name in FAMILIES} | {
+    "llava_next_llama3": "<|begin_of_text|>",
+    "gemma3": "<bos>",
+    "qwen2_5_vl": None,
+}
+SHAPES = [(56, 56), (1, 1), (28, 28), (57, 31), (100, 20), (20, 100), (640, 128), (333, 77), (900, 901), (2000, 1500)]
+
+
+def with_template(kit, template: str):
+    """The kit's processor with another chat template."""
+    processor = copy.copy(kit.processor)
+    processor.chat_template = template
+    return processor
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_the_answers_are_supervised(kit, name):
+    sample = encode(Encoder(kit.processor), name)
+    answers = [turn["content"] for turn in CONVERSATIONS[name][0] if turn["role"] == "assistant"]
+    assert supervised_text(kit, sample) == "".join(SAID[kit.family].format(answer) for answer in answers)
+    supervised = sample["labels"] != IGNORED
+    assert torch.equal(sample["labels"][supervised], sample["input_ids"][supervised])
+    assert not supervised[sample["input_ids"] == kit.image_token_id].any()
+
+
+@pytest.mark.parametrize("name", ["text only", "hard"])
+def test_supervised_is_what_the_template_marks_as_generated(kit, name):
+    hard = conversation("2", "2", "2 2", "2 2", "2", "2 </b>\n", system="2")  # answers that stand elsewhere, too
+    turns = hard if name == "hard" else CONVERSATIONS[name][0]
+    sample = Encoder(kit.processor).encode(turns, [])
+    marked = kit.processor.tokenizer.apply_chat_template(
+        turns, chat_template=kit.processor.chat_template, return_assistant_tokens_mask=True, return_dict=True
+    )
+    with_bos = len(sample["input_ids"]) - len(marked["input_ids"])
+    assert with_bos == (BOS[kit.family] is not None)
+    assert sample["input_ids"][with_bos:].tolist() == marked["input_ids"]
+    assert (sample["labels"] != IGNORED)[with_bos:].int().tolist() == marked["assistant_masks"]
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_before_an_answer_stands_what_evaluation_feeds(kit, name, tmp_path):
+    turns, sizes = CONVERSATIONS[name]
+    files = iter([tmp_path / f"{place}.png" for place in range(len(sizes))])
+    for place, image in enumerate(pictures(*sizes)):
+        image.save(tmp_path / f"{place}.png")
+    as_parts = [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
+    for part in (part for turn in as_parts for part in turn["content"] if part["type"] == "image"):
+        part["image"] = str(next(files))
+    batch = prepare(kit.processor, [(0, as_parts[:-1])])  # the last turn is the answer
+    sample = encode(Encoder(kit.processor), name)
+    prompt = batch.inputs["input_ids"][0]
+    assert torch.equal(sample["input_ids"][: len(prompt)], prompt)
+    assert sample["labels"][len(prompt)] != IGNORED
+    assert sample["labels"][len(prompt) - 1] == IGNORED
+    for field in ("pixel_values", "image_sizes", "image_grid_thw"):
+        assert (field in sample) == (field in batch.inputs)
+        if field in sample:
+            assert torch.equal(sample[field], batch.inputs[field])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_tokens_are_counted_without_pixels(kit, shape):
+    if kit.family == "qwen2_5_vl" and max(shape) > 200 * min(shape):
+        pytest.fail("its image processor refuses such an image; choose others")
+    encoder, turns = Encoder(kit.processor), conversation("<image>\nWhat?", "That.")
+    image = picture(*shape)
+    assert encoder.count_tokens(turns, [(image.height, image.width)]) == len(encoder.encode(turns, [image])["labels"])
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_tokens_of_conversations_are_counted(kit, name):
+    turns, sizes = CONVERSATIONS[name]
+    encoder = Encoder(kit.processor)
+    counted = encoder.count_tokens(turns, [(height, width) for width, height in sizes])
+    assert counted == len(encode(encoder, name)["labels"])
+
+
+@pytest.mark.parametrize("max_pixels", [28 * 28, 28 * 28 * 9, 28 * 28 * 1000])
+def test_image_max_pixels(kits, max_pixels):
+    """Qwen2.5-VL's images get smaller, never larger than the checkpoint says, and the checkpoint's own stay."""
+    kit, turns, image = kits["qwen2_5_vl"], conversation("<image>\nWhat?", "That."), picture(300, 200)
+    plain = Encoder(kit.processor).encode(turns, [image])
+    encoder = Encoder(kit.processor, image_max_pixels=max_pixels)
+    small = encoder.encode(turns, [image])
+    assert int((small["input_ids"] == kit.image_token_id).sum()) <= min(max_pixels // 28**2, 36)
+    assert len(small["labels"]) == encoder.count_tokens(turns, [(200, 300)])
+    assert (len(small["labels"]) < len(plain["labels"])) == (max_pixels < 28 * 28 * 36)
+    assert torch.equal(Encoder(kit.processor).encode(turns, [image])["pixel_values"], plain["pixel_values"])
+
+
+def test_image_max_pixels_that_cannot_be(kits):
+    with pytest.raises(InputError, match="image_max_pixels: 783 is below the checkpoint's smallest, 784"):
+        Encoder(kits["qwen2_5_vl"].processor, image_max_pixels=783)
+    for family in set(FAMILIES) - {"qwen2_5_vl"}:
+        with pytest.raises(InputError, match="image_max_pixels: this family scales every image to one size"):
+            Encoder(kits[family].processor, image_max_pixels=28 * 28 * 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_pictures(tmp_path, orientation):
+    """Cameras store pictures lying on their side and say so; size and pixels are of the upright one."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn = picture(90, 40)
+    drawn.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    opened = open_image(tmp_path / "turned.jpg")
+    assert image_size(tmp_path / "turned.jpg") == (opened.height, opened.width)
+    assert opened.size == ((40, 90) if orientation >= 5 else (90, 40))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
+def test_pictures_become_rgb(kits, tmp_path, mode):
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    (Image.new(mode, (30, 20)) if mode == "I;16" else picture(30, 20).convert(mode)).save(path)
+    assert open_image(path).mode == "RGB"
+    assert image_size(path) == (20, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_what_is_no_picture(tmp_path, content):
+    (tmp_path / "broken.jpg").write_bytes(content)
+    for read in (open_image, image_size):
+        with pytest.raises((OSError, ValueError)):
+            read(tmp_path / "broken.jpg")
+
+
+@pytest.mark.parametrize("written_by_template", [False, True])
+def test_the_first_token_stands_there_once(kit, written_by_template):
+    processor = kit.processor
+    if written_by_template:
+        processor = with_template(kit, "{{ bos_token }}" + processor.chat_template)
+    turns = conversation("<image>\nWhat?", "That.")
+    sample = Encoder(processor).encode(turns, [picture(60, 60)])
+    bos = kit.processor.tokenizer.bos_token_id
+    assert int((sample["input_ids"] == bos).sum()) == (BOS[kit.family] is not None)
+    if bos is not None:
+        assert sample["input_ids"][0] == bos
+    assert Encoder(processor).count_tokens(turns, [(60, 60)]) == len(sample["labels"])
+    assert supervised_text(kit, sample) == SAID[kit.family].format("That.")
+
+
+def test_a_template_that_drops_the_system_turn(kit):
+    dropping = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}"
+    encoder = Encoder(with_template(kit, dropping + kit.processor.chat_template))
+    turns, sizes = CONVERSATIONS["system"]
+    with pytest.raises(InputError, match=r"here\.json, sample 7: .* has no system turn; remove the sample's"):
+        encoder.encode(turns, pictures(*sizes), "here.json, sample 7")
+    encoder.encode(turns[1:], pictures(*sizes))
+
+
+def test_a_template_that_refuses_the_system_turn(kit):
+    """As Gemma 2's and Mistral's do: the reason is the template's."""
+    refusing = "{%- if messages[0].role == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
+    encoder = Encoder(with_template(kit, refusing + kit.processor.chat_template))
+    with pytest.raises(InputError, match=r"sample 7: .*template refuses it \(no system role\)"):
+        encoder.count_tokens(CONVERSATIONS["system"][0], [(70, 70)], "here.json, sample 7")
+
+
+def test_a_template_that_rewrites_earlier_turns(kit):
+    """Then the place of the first answer cannot be known."""
+    encoder = Encoder(with_template(kit, "{{ messages | length }} turns: " + kit.processor.chat_template))
+    with pytest.raises(InputError, match="sample 7: the chat template does not keep turn 2 as it is"):
+        encoder.encode(conversation("a", "b", "c", "d"), [], "sample 7")
+
+
+def test_text_with_tokens_of_images(kit):
+    """They would be read as images that are not there."""
+    config, ids = kit.fork.config, kit.processor.tokenizer.convert_ids_to_tokens
+    tokens = {ids(config.image_token_id)}
+    tokens |= {ids(config.video_token_id)} if kit.family == "qwen2_5_vl" else set()
+    tokens |= {ids(config.boi_token_index)} if kit.family == "gemma3" else set()
+    if "<image>" in tokens:  # the same as the mark of the data, which data/instructions.py counts
+        return
+    for token in sorted(tokens):
+        with pytest.raises(InputError, match="sample 7: its text holds <.*, which stands for an image; reword it"):
+            Encoder(kit.processor).encode(conversation("What is it?", f"A {token}."), [], "sample 7")
+
+
+def test_nothing_supervised(kit):
+    with pytest.raises(InputError, match="sample 7: no token is supervised"):
+        Encoder(kit.processor).encode(conversation("Is anybody there?"), [], "sample 7")
+
+
+def test_prompt_of_pretraining(kit):
+    """Image, caption, line break; the user's words and roles are left out."""
+    turns = conversation("Describe it.\n<image>", "A red cat")
+    encoder, images = Encoder(kit.processor, plain=True), pictures((80, 60))
+    sample = encoder.encode(turns, images)
+    assert supervised_text(kit, sample) == "A red cat\n"
+    assert (sample["labels"] != IGNORED).int().diff().abs().sum() == 1  # from some place to the end
+    text = kit.processor.tokenizer.decode(sample["input_ids"])
+    frame = {
+        "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"),
+        "gemma3": ("\n\n<start_of_image>", "<end_of_image>\n\n"),
+    }
+    before, after = frame.get(kit.family, ("", ""))
+    image = kit.processor.tokenizer.convert_ids_to_tokens(kit.image_token_id)
+    assert text.replace(image, "") == f"{BOS[kit.family] or ''}{before}{after}A red cat\n"
+    assert encoder.count_tokens(turns, [(60, 80)]) == len(sample["labels"])
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        conversation("No image", "at all"),
+        conversation("<image>\n<image>", "Two"),
+        conversation("<image>", "a", "b", "c"),
+    ],
+)
+def test_pretraining_takes_captions_only(kit, turns):
+    with pytest.raises(InputError, match="sample 7: pre-training takes one image and one caption"):
+        Encoder(kit.processor, plain=True).count_tokens(turns, [(60, 60)] * 2, "sample 7")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("<image>\nWhat?", ["image", "What?"]),
+        ("What?\n<image>", ["What?", "image"]),
+        ("<image>", ["image"]),
+        ("<image>\n<image>\nBoth?", ["image", "image", "Both?"]),
+        ("<image> <image>", ["image", "image"]),
+        ("In <image> and <image>, who?", ["In ", "image", " and ", "image", ", who?"]),
+        ("\ncode\n", ["\ncode\n"]),
+        (" ", [" "]),
+        ("", [""]),
+    ],
+)
+def test_parts(content, expected):
+    assert [part.get("text", "image") for part in parts(content)] == expected
+
+
+def test_the_blank_is_an_image_and_nothing_else(kit):
+    blank = Encoder(kit.processor).blank()
+    assert (blank["labels"] == IGNORED).all()
+    assert len(blank["input_ids"]) == len(blank["labels"]) < 40
+    images = int((blank["input_ids"] == kit.image_token_id).sum())
+    assert images > 0
+    assert kit.processor.tokenizer.bos_token_id not in blank["input_ids"]
+    if kit.family in ("llava", "llava_next_mistral", "llava_next_llama3"):
+        assert images == len(blank["input_ids"])

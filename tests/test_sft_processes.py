@@ -1,0 +1,50 @@
+"""Several processes, real launchers, real kills: DDP, ZeRO-2 and ZeRO-3 give what one process gives."""
+
+import pytest
+
+from tests.training import kill_after_checkpoint, largest_difference, start, train_apart, train_here
+
+ZERO = {2: "configs/deepspeed/zero2.json", 3: "configs/deepspeed/zero3.json"}
+LORA = {"projector": "full", "projector_learning_rate": 1e-3, "learning_rate": 0.01}
+FULL = {"stage": "finetune", "learning_rate": 1e-3, "max_grad_norm": 0.1}
+COMMON = {"per_device_batch_size": 1, "max_steps": -1, "num_epochs": 1, "global_batch_size": 10, "save_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_folders, tmp_path_factory):
+    """Runs of one process; the last of their five updates has one sample."""
+    root = tmp_path_factory.mktemp("alone")
+    base = tiny_folders["llava"]
+    return {
+        "lora": train_here(root / "lora", model_path=base, **COMMON, **LORA),
+        "full": train_here(root / "full", model_path=base, **COMMON, **FULL),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero"), [("lora", None), ("lora", 2), ("lora", 3), ("full", 3)], ids=["DDP", "ZeRO-2", "ZeRO-3", "full"]
+)
+def test_two_processes_are_one_also_after_a_kill(tiny_folders, alone, tmp_path, kind, zero):
+    settings = {"model_path": tiny_folders["llava"]} | COMMON | (LORA if kind == "lora" else FULL)
+    if zero:
+        settings["deepspeed"] = ZERO[zero]
+    run = tmp_path / "run"
+    kill_after_checkpoint(run, 2, **settings)
+    train_apart(run, 2, resume="auto", **settings)
+    of_losses, of_weights = largest_difference(run, alone[kind])
+    assert of_losses < 1e-4
+    assert of_weights < 1e-3
+
+
+def test_one_process_goes_on_after_a_kill_bit_for_bit(tiny_folders, alone, tmp_path):
+    settings = {"model_path": tiny_folders["llava"]} | COMMON | LORA
+    kill_after_checkpoint(tmp_path / "run", **settings)
+    train_apart(tmp_path / "run", resume="auto", **settings)
+    assert largest_difference(tmp_path / "run", alone["lora"]) == (0, 0)
+
+
+def test_bad_input_of_several_processes_is_told_once(tiny_folders, tmp_path):
+    run = start(tmp_path / "run", 2, model_path=tiny_folders["llava"], data=tmp_path / "nowhere.json")
+    output, _ = run.communicate()
+    assert run.returncode != 0
+    assert output.count("error: data:") == 1, output
