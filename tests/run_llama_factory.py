@@ -2,7 +2,7 @@
 
     python tests/run_llama_factory.py
 
-Not part of the test suite: it runs in the environment of docs/llama_factory.md, on the CPU, in about three minutes. For
+Not part of the test suite: it runs in the environment of docs/llama_factory.md, on the CPU, in a few minutes. For
 each of the four families, with the flag off and on: the first loss that LLaMA-Factory reports is that of this
 repository's model on LLaMA-Factory's own batch; the adapter holds the language model's linear layers and nothing else;
 adapter, its checkpoints and the merged checkpoint carry the flag; vision tower and projector are bit-equal after

@@ -13,7 +13,7 @@ from models.errors import InputError
 from models.load import FORKS
 from train import costs
 from train.budget import gpu_counts, hours, memory_by_part, read_zero
-from train.counting import Meter, Step, count_step, forward_loss, prepared, traced_model
+from train.counting import Meter, Step, count_step, forward_loss, traced_model
 from train.geometry import (
     GEOMETRIES,
     batch_of,
@@ -37,7 +37,7 @@ def tiny_batch(config, rows: int = 2) -> dict:
 
 
 def real_model(config, settings: Settings) -> torch.nn.Module:
-    return prepared(trainable_model(new_model(config, settings), settings), settings)
+    return trainable_model(new_model(config, settings), settings)
 
 
 def real(batch: dict) -> dict:
@@ -75,6 +75,17 @@ def test_every_stage_and_precision_takes_what_a_real_step_takes(tiny_folders, st
     config = model_config(settings, "tiny")
     expected = count_step(real_model(config, settings), real(tiny_batch(config)), settings)
     assert count_step(traced_model(config, settings), tiny_batch(config), settings) == expected
+
+
+def test_gradients_are_not_counted_with_the_activations(tiny_folders):
+    """Of a wide model on few tokens, where all gradients together are far more than all activations."""
+    settings = Settings(stage="finetune", model_path=str(tiny_folders["llava"]))
+    config = model_config(settings, "tiny")
+    config.text_config.intermediate_size, config.text_config.num_hidden_layers = 4096, 6
+    model = traced_model(config, settings)
+    step = count_step(model, batch_of(config, 1, 20, IMAGE), settings)
+    assert step.activations < 0.8 * sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_flops_are_torchs(tiny_folders):

@@ -67,7 +67,7 @@ def memory_by_part(weights: dict, step: Step, zero: dict, gpus: int) -> dict[str
     return {
         "weights": HALF * weights["all"] / (gpus if stage == 3 else 1) * on_gpu("offload_param"),
         "gradients": HALF * weights["trained"] / (gpus if stage >= 2 else 1) * on_gpu("offload_optimizer"),
-        "optimizer": (ADAMW_STATES + MASTER_COPY) * weights["trained"] * on_gpu("offload_optimizer"),
+        "optimizer": (ADAMW_STATES + MASTER_COPY) * weights["trained"] / gpus * on_gpu("offload_optimizer"),
         "buffers": HALF * (gathered + bucket * (2 if overlap else 1)),
         "activations": step.activations,
     }

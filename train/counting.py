@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from train.geometry import empty_model, without_values
 from train.settings import Settings
 from train.stages import trainable_model
+from train.trainer import supervised_only
 
 
 class Meter(TorchDispatchMode):
@@ -68,17 +69,8 @@ class Step:
 
 def traced_model(config, settings: Settings) -> torch.nn.Module:
     """The recipe's model as train/sft.py trains it, in full size, without values."""
-    model = without_values(
-        trainable_model(empty_model(config, settings), settings), FakeTensorMode(allow_non_fake_inputs=True)
-    )
-    return prepared(model, settings)
-
-
-def prepared(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
-    """With gradient checkpointing as the recipe says, switched on as transformers' Trainer does."""
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    return model
+    model = trainable_model(empty_model(config, settings), settings)
+    return without_values(model, FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def forward_loss(model: torch.nn.Module, batch: dict, settings: Settings, device: str = "cpu") -> torch.Tensor:
@@ -86,6 +78,7 @@ def forward_loss(model: torch.nn.Module, batch: dict, settings: Settings, device
 
     DeepSpeed's engine does neither: it holds the whole model in bfloat16.
     """
+    batch = batch | supervised_only(batch["labels"])
     if settings.deepspeed or not settings.bf16:
         return model(**batch).loss
     with torch.autocast(device, dtype=torch.bfloat16):

@@ -48,6 +48,7 @@ def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
     key = data_key(settings, encoder)
     if folder.is_dir() and (folder / READY).is_file() and json.loads((folder / READY).read_text())["key"] == key:
         return
+    (folder / READY).unlink(missing_ok=True)  # first: a kill must not leave a part that looks ready
     shutil.rmtree(folder, ignore_errors=True)
     for killed in folder.parent.glob(f".{folder.name}.*"):  # what an earlier process was writing
         shutil.rmtree(killed, ignore_errors=True)

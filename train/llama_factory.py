@@ -81,6 +81,7 @@ def read_settings(config: str, overrides: list[str]) -> dict:
 def check_settings(config: str, settings: dict, folder_key: str) -> None:
     """Raise InputError for unknown keys, and for missing ones that name what is read or written."""
     with told_as(f"LLaMA-Factory cannot be imported; install it anew, {INSTALL}", ImportError, OSError):
+        import llamafactory.train.tuner  # noqa: F401 - which imports all that training does, torchaudio for instance
         from llamafactory import hparams
     names = ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments")
     known = [field.name for name in names for field in dataclasses.fields(getattr(hparams, name))]

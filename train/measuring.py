@@ -9,7 +9,7 @@ import torch
 
 from models.errors import InputError
 from train.budget import GB, GPUS, TERA
-from train.counting import count_step, forward_loss, prepared, traced_model
+from train.counting import count_step, forward_loss, traced_model
 from train.geometry import batch_of, new_model
 from train.settings import Settings
 from train.stages import trainable_model
@@ -38,7 +38,7 @@ def measure(
     flops = count_step(empty, batch, plain).flops
     batch = {name: tensor.contiguous().to(device) for name, tensor in batch.items()}
     with torch.device(device):
-        model = prepared(trainable_model(new_model(config, settings), settings), settings)
+        model = trainable_model(new_model(config, settings), settings)
     for balance in (False, True):
         model.config.position_balance = balance
         seconds, peak = run_steps(model, batch, settings, steps, device)

@@ -21,6 +21,7 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
     `training` is written last, as training.json: a folder that has it is complete. A run that was killed in here
     does it again.
     """
+    total_size = 0  # of the weights as written; an index of several files says it, and is behind them in this order
     for path in sorted(checkpoint.iterdir()):
         if path.is_dir() or path.name in STATE or path.name.startswith("rng_state"):
             continue
@@ -31,6 +32,11 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
                 metadata = file.metadata()
             weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
             save_file(weights, target, metadata=metadata)
+            total_size += sum(one.nbytes for one in weights.values())
+        elif dtype is not None and path.name.endswith(".safetensors.index.json"):
+            index = json.loads(path.read_text(encoding="utf-8"))
+            index["metadata"]["total_size"] = total_size
+            write_atomic(target, json.dumps(index, indent=2, sort_keys=True) + "\n")
         elif dtype is not None and path.name == "config.json":
             config = with_dtype(json.loads(path.read_text(encoding="utf-8")), str(dtype).removeprefix("torch."))
             write_atomic(target, json.dumps(config, indent=2) + "\n")

@@ -14,7 +14,15 @@ from models.errors import ArgumentParser, InputError
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "finetune", "lora")
 # transformers' that need no settings of their own.
-SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt")
+SCHEDULES = (
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+)
 
 
 def setting(default, help_text: str, choices: tuple = (), decides: bool = True):

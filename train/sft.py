@@ -197,8 +197,6 @@ def training_arguments(settings: Settings, processes: Processes) -> TrainingArgu
         seed=settings.seed,
         bf16=settings.bf16,
         tf32=settings.tf32 if on_gpu else None,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         deepspeed=str(find_file(settings.deepspeed)) if settings.deepspeed else None,
         # A tower's last layers, behind the one whose features are taken, never get a gradient.
         ddp_find_unused_parameters=not settings.freeze_vision_tower and settings.stage == "finetune",

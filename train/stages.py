@@ -25,6 +25,11 @@ def trainable_model(model: torch.nn.Module, settings: Settings) -> torch.nn.Modu
         frozen = torch.bfloat16 if settings.bf16 else torch.float32
         for weight in model.parameters():
             weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Upstream makes all embeddings ask for gradients, which only reentrant checkpointing needs and which would send
+        # the backward pass through a frozen vision tower.
+        (model.get_base_model() if isinstance(model, PeftModel) else model).disable_input_require_grads()
     return model.train()
 
 
@@ -81,7 +86,8 @@ def parameter_groups(model: torch.nn.Module, settings: Settings, decayed: set[st
     """AdamW's groups of the trained weights: the projector at its own learning rate, no decay but for `decayed`."""
     fork = model.get_base_model() if isinstance(model, PeftModel) else model
     projector = f".{fork.projector}."
-    rates = {False: settings.learning_rate, True: settings.projector_learning_rate or settings.learning_rate}
+    own = settings.projector_learning_rate
+    rates = {False: settings.learning_rate, True: settings.learning_rate if own is None else own}
     groups: dict[tuple[bool, bool], list] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:

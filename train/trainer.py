@@ -15,6 +15,7 @@ from models.errors import InputError
 from models.packed import packed_inputs
 from train import run_folder
 from train.batches import ProcessBatches
+from train.encode import IGNORED
 from train.loss_curve import draw_loss_curve
 from train.settings import Settings
 from train.stages import parameter_groups
@@ -87,7 +88,8 @@ class SftTrainer(Trainer):
         """The batches of one update, and how many tokens of all processes are supervised in them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         bad = [one for batch in batches for one in batch.pop("bad")]
-        tokens = sum(batch["labels"].numel() for batch in batches)
+        # (A packed row has no mask, and no padding.)
+        tokens = sum(int(batch.get("attention_mask", torch.ones_like(batch["labels"])).sum()) for batch in batches)
         found = self.accelerator.gather(torch.tensor([[len(bad), tokens]], device=device))
         self.tokens += int(found[:, 1].sum())
         if int(found[:, 0].sum()):
@@ -98,9 +100,10 @@ class SftTrainer(Trainer):
         inputs = dict(inputs)
         self.names = inputs.pop("names")
         lengths = inputs.pop("lengths", None)
+        labels = inputs.pop("labels")
         if lengths is not None:
-            labels = inputs.pop("labels")
-            inputs = packed_inputs(self.fork, inputs, lengths) | {"labels": labels}
+            inputs = packed_inputs(self.fork, inputs, lengths)
+        inputs |= supervised_only(labels)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -176,6 +179,16 @@ class SftTrainer(Trainer):
         """Whether a checkpoint is that of the last update. (Upstream would go on by one.)"""
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         return state.global_step >= state.max_steps
+
+
+def supervised_only(labels: torch.LongTensor) -> dict:
+    """Arguments of forward that give the loss of `labels`, (batch, seq), from the logits that it needs.
+
+    Most tokens are an image's or the prompt's; with a vocabulary of 152,000, their logits would be most of the memory.
+    """
+    shifted = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    needed = (shifted != IGNORED).any(0).nonzero()[:, 0]
+    return {"labels": labels, "shift_labels": shifted[:, needed], "logits_to_keep": needed}
 
 
 class SetEpoch(TrainerCallback):
