@@ -23,6 +23,7 @@ from data.files import try_lock, write_atomic
 from eval.items import item_key
 from models.errors import InputError
 
+
 def part_paths(answers: Path) -> list[Path]:
     """The part files that lie beside an answers file."""
     return sorted(answers.parent.glob(glob.escape(answers.name) + ".part-*"))

@@ -124,10 +124,20 @@ def test_grouped_steps_hold_one_modality_but_for_the_last():
 
 
 def test_grouped_steps_are_of_like_length():
-    def spread(steps):
-        return np.mean([np.ptp([LENGTHS[sample] for sample in flat([step])]) for step in steps[:-2]])
+    lengths, has_image = RNG.integers(5, 400, 5000), RNG.random(5000) < 0.7
 
-    assert spread(plan(group=True)) < spread(plan()) / 3
+    def spread(group):
+        counts = {"sizes": [5000], "weights": [], "seed": 42, "step_rows": 16, "batch_rows": 2}
+        steps = plan_epoch(0, lengths, has_image, group=group, **counts)
+        return np.mean([np.ptp(lengths[flat([step])]) for step in steps[:-2]])
+
+    assert spread(True) < spread(False) / 3
+
+
+def test_grouped_steps_are_new_in_each_epoch():
+    """With all samples in one window, sorting would make the same steps again and again."""
+    one, other = ({frozenset(flat([step])) for step in plan(epoch, group=True)} for epoch in (0, 1))
+    assert len(one & other) < 0.2 * len(one)
 
 
 @pytest.mark.parametrize("has_image", [True, False])

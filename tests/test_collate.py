@@ -110,6 +110,14 @@ def test_padding(kit):
     assert batch["bad"] == []
 
 
+def test_the_blank_is_masked(kit):
+    samples = samples_of(kit, ["text only"])
+    batch = collator(kit)(samples)
+    tokens, blank = len(samples[0]["labels"]), len(Encoder(kit.processor).blank()["labels"])
+    assert batch["attention_mask"][0].tolist() == [1] * tokens + [0] * blank
+    assert (batch["labels"][0, tokens:] == IGNORED).all()
+
+
 def test_packed_rows_have_no_padding(kit):
     samples = samples_of(kit)
     batch = collator(kit, packing=True)(samples)

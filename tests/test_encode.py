@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from data.instruction_formats import typed_parts
 from eval.generate import prepare
 from models.errors import InputError
 from models.tiny import FAMILIES
 from tests.encoded import CONVERSATIONS, conversation, encode, pictures, supervised_text
 from tests.pictures import picture
-from train.encode import IGNORED, Encoder, image_size, open_image, parts
+from train.encode import IGNORED, Encoder, image_size, open_image
 
 # An answer with what the model must learn to say around it.
 SAID = {
@@ -67,7 +68,7 @@ def test_before_an_answer_stands_what_evaluation_feeds(kit, name, tmp_path):
     files = iter([tmp_path / f"{place}.png" for place in range(len(sizes))])
     for place, image in enumerate(pictures(*sizes)):
         image.save(tmp_path / f"{place}.png")
-    as_parts = [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
+    as_parts = [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in turns]
     for part in (part for turn in as_parts for part in turn["content"] if part["type"] == "image"):
         part["path"] = str(next(files))
     batch = prepare(kit.processor, [(0, as_parts[:-1])])  # the last turn is the answer
@@ -249,7 +250,7 @@ def test_pretraining_takes_captions_only(kit, turns):
     ],
 )
 def test_parts(content, expected):
-    assert [part.get("text", "image") for part in parts(content)] == expected
+    assert [part.get("text", "image") for part in typed_parts(content)] == expected
 
 
 def test_the_blank_is_an_image_and_nothing_else(kit):

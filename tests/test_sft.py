@@ -183,6 +183,7 @@ def test_tensorboard_gets_the_losses(llava, tmp_path):
         ({"model_path": "nowhere"}, "nowhere: no such folder"),
         ({"model_path": "LLAVA", "data": "nowhere.json"}, "data: nowhere.json: no such file"),
         ({"model_path": "LLAVA", "image_folder": "nowhere"}, "image_folder: nowhere: no such folder"),
+        ({"model_path": "LLAVA", "output_dir": "LLAVA"}, "is model_path, too; name another folder"),
         ({"model_path": "LLAVA", "report_to": "trackio"}, "trackio is asked for but not installed"),
         ({"model_path": "LLAVA", "deepspeed": "nowhere.json"}, "deepspeed: nowhere.json: no such file"),
         ({"model_path": "LLAVA", "global_batch_size": 3}, "global_batch_size 3 does not divide by 2"),

@@ -1,4 +1,4 @@
-"""What is trained is exactly what is meant: losses and gradients against upstream's classes, LoRA's places, adapters."""
+"""What is trained is what is meant: losses and gradients against upstream's classes, LoRA's places, adapters."""
 
 import copy
 import json

@@ -48,7 +48,9 @@ def grouped_steps(
         these = order[has_image[order] == modality]
         whole = len(these) // rows * rows
         left.append(these[whole:])
-        for window in steps_of(these[:whole], WINDOW_STEPS * rows):
+        # At least eight windows: with few, the same samples would make the same steps in every epoch.
+        window_steps = max(1, min(WINDOW_STEPS, whole // rows // 8))
+        for window in steps_of(these[:whole], window_steps * rows):
             steps += steps_of(window[np.argsort(-lengths[window], kind="stable")], rows)
     steps = [steps[i] for i in generator.permutation(len(steps))]
     return steps + steps_of(np.concatenate(left), rows)

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from PIL import Image, ImageOps
 from transformers.processing_utils import ProcessorMixin
 
-from data.instructions import IMAGE_MARK
+from data.instruction_formats import typed_parts
 from models.errors import InputError
 
 IGNORED = -100  # the label that transformers' loss leaves out
@@ -41,7 +41,7 @@ class Encoder:
         names the sample in the InputError for a template that refuses it (some have no system turn), or whose turns
         cannot be told apart, and for a text with tokens that stand for images.
         """
-        messages = [{"role": turn["role"], "content": parts(turn["content"])} for turn in messages]
+        messages = [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in messages]
         written = "".join(text_of(turn["content"]) for turn in messages)
         for token in sorted(visual_tokens(self.processor)):
             if token in written:
@@ -148,19 +148,6 @@ class Encoder:
         before = self._template(image_turn).split("\0")[0]
         token = re.escape(self.processor.image_token)
         return re.search(rf"(<\|vision_start\|>)?{token}(<\|vision_end\|>)?", before).group()
-
-
-def parts(content: str) -> list[dict]:
-    """A turn's text with `<image>` marks -> typed parts; line breaks around a mark are the template's business."""
-    found = []
-    for number, text in enumerate(content.split(IMAGE_MARK)):
-        if number:
-            found.append({"type": "image"})
-        # Words keep the spaces between them and a picture; what stands alone between two pictures is a separator.
-        text = text.strip("\n") if number or IMAGE_MARK in content else text
-        if text.strip() or (text and IMAGE_MARK not in content):
-            found.append({"type": "text", "text": text})
-    return found or [{"type": "text", "text": ""}]
 
 
 def visual_tokens(processor: ProcessorMixin) -> set[str]:

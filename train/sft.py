@@ -108,6 +108,8 @@ def say(processes: Processes, text: str) -> None:
 def check(settings: Settings, processes: Processes) -> None:
     """InputError for settings that do not go together, and for what they ask for that is not there."""
     check_settings(settings, processes.count)
+    if settings.model_path and Path(settings.model_path).resolve() == Path(settings.output_dir).resolve():
+        raise InputError(f"output_dir {settings.output_dir}: is model_path, too; name another folder")
     wanted = {"deepspeed": settings.deepspeed, settings.report_to: settings.report_to != "none"}
     for package, asked in wanted.items():
         if asked and importlib.util.find_spec(package) is None:
