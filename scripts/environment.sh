@@ -1,8 +1,9 @@
 # Sourced by the other scripts: a virtual environment with everything of requirements.txt.
 #
 # An active environment (venv, or conda but its base) is used as it is; otherwise .venv is made. What is installed
-# already is not looked up again, so that nodes without a network can run the scripts; INSTALL=no never installs. On a machine without a GPU,
-# where torch is not there yet, TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
+# already is not looked up again, so that nodes without a network can run the scripts; INSTALL=no never installs.
+# On a machine without a GPU, where torch is not there yet, TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu saves
+# gigabytes of CUDA libraries.
 
 if [ -z "${VIRTUAL_ENV:-}" ] && { [ -z "${CONDA_PREFIX:-}" ] || [ "${CONDA_DEFAULT_ENV:-}" = base ]; }; then
     # activate is written last: without it, a venv that a kill cut short is made again.

@@ -1,6 +1,7 @@
 # Sourced by the training scripts: train RECIPE on all GPUs of this node, or of several nodes, or on the CPU.
 #
-# launch RECIPE [arguments of train/sft.py]
+# launch RECIPE [arguments of train/sft.py]: a file, or a name in configs/train. Relative paths are relative to the top
+# of the repository, from wherever a script is called.
 
 NUM_PROCESSES=${NUM_PROCESSES:-}           # on this node; left out: one for each visible GPU, or one on the CPU
 NNODES=${NNODES:-1}                        # nodes
@@ -12,7 +13,7 @@ ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}   # a file of accelerate's, instead of 
 launch() {
     recipe=$1
     shift
-    [ -f "$recipe" ] || recipe=configs/train/$recipe.yaml
+    case $recipe in *.yaml | *.yml) ;; *) recipe=configs/train/$recipe.yaml ;; esac
     [ -n "$NUM_PROCESSES" ] || NUM_PROCESSES=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
     if [ -n "$ACCELERATE_CONFIG" ]; then
         exec accelerate launch --config_file "$ACCELERATE_CONFIG" --num_machines "$NNODES" --machine_rank "$NODE_RANK" \

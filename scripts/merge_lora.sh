@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 MODEL_PATH=${MODEL_PATH:-checkpoints/qwen2_5_vl_lora}    # the adapter: output_dir of its training
 MODEL_BASE=${MODEL_BASE:-}                               # its base; left out: the one that it was trained on
-SAVE_MODEL_PATH=${SAVE_MODEL_PATH:-$MODEL_PATH-merged}   # an empty or new folder
+SAVE_MODEL_PATH=${SAVE_MODEL_PATH:-${MODEL_PATH%/}-merged}   # an empty or new folder
 
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh

@@ -17,6 +17,8 @@ NNODES=$SLURM_JOB_NUM_NODES
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 export NNODES MASTER_ADDR MASTER_PORT
+# srun does not take --cpus-per-task over from sbatch by itself since SLURM 22.05: a task would get one core.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 # SLURM_PROCID is each task's own: it must be read on its node.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 sh -c 'NODE_RANK=$SLURM_PROCID exec sh "$@"' task "$@"

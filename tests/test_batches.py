@@ -77,17 +77,17 @@ def test_steps_do_not_depend_on_the_number_of_processes(mode, processes):
     for step in steps:
         each = -(-len(step) // processes)
         taken = [next(stream) for stream in streams for _ in range(each)]
-        assert {tuple(batch) for batch in taken} == rows(step)
-        assert len(taken) == each * processes
+        assert sorted(tuple(batch) for batch in taken if batch) == sorted(rows(step))
         if step is not steps[-1]:
-            assert len(taken) == len(step)
+            assert all(taken)
     assert all(next(stream, None) is None for stream in streams)
 
 
-def test_the_last_step_is_filled_with_its_first_batches():
+def test_the_last_step_is_filled_with_empty_batches():
+    """Nothing counts twice in it."""
     steps = [[[0], [1], [2], [3]], [[4]]]
-    assert [list(ProcessBatches(lambda epoch: steps, rank, 2)) for rank in (0, 1)] == [[[0], [2], [4]], [[1], [3], [4]]]
-    assert [list(ProcessBatches(lambda epoch: steps[1:], rank, 3)) for rank in range(3)] == [[[4]]] * 3
+    assert [list(ProcessBatches(lambda epoch: steps, rank, 2)) for rank in (0, 1)] == [[[0], [2], [4]], [[1], [3], []]]
+    assert [list(ProcessBatches(lambda epoch: steps[1:], rank, 3)) for rank in range(3)] == [[[4]], [[]], [[]]]
 
 
 def test_an_epoch_is_planned_once():

@@ -317,8 +317,8 @@ def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(tmp_path
         lambda: (killed / ".build" / "build.json").exists(),
         lambda: len(list((killed / ".build" / "pool").glob("*"))) >= 10,
         lambda: (killed / "images").exists(),
-        lambda: len(os.listdir(killed / "images")) >= 100,
-        lambda: len(os.listdir(killed / "images")) >= 400,
+        lambda: len(list((killed / "images").glob("[!.]*"))) >= 100,
+        lambda: len(list((killed / "images").glob("[!.]*"))) >= 400,
     ]
     for moment in moments:
         process = start(source, killed)

@@ -132,6 +132,7 @@ def test_llava_from_its_parts(tmp_path):
     model, processor = load_model(second)
     assert model.config.position_balance is True
     assert processor.image_processor.do_pad is True
+    assert json.loads((second / "config.json").read_text()).get("use_cache", True)  # training's own affair
     assert load_model(first)[1].image_processor.do_pad is False
 
 

@@ -42,7 +42,7 @@ def collated(kit, rows: list[dict]) -> dict[str, torch.Tensor]:
 
 def loss_and_gradients(model, inputs) -> tuple[float, dict[str, torch.Tensor]]:
     model = copy.deepcopy(model).requires_grad_(True)
-    loss = model(**inputs, use_cache=False).loss
+    loss = model(**inputs | {"use_cache": False}).loss
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

@@ -7,12 +7,12 @@ from tests.training import kill_after_checkpoint, largest_difference, start, tra
 ZERO = {2: "configs/deepspeed/zero2.json", 3: "configs/deepspeed/zero3.json"}
 LORA = {"projector": "full", "projector_learning_rate": 1e-3, "learning_rate": 0.01}
 FULL = {"stage": "finetune", "learning_rate": 1e-3, "max_grad_norm": 0.1}
-COMMON = {"per_device_batch_size": 1, "max_steps": -1, "num_epochs": 1, "global_batch_size": 10, "save_steps": 2}
+COMMON = {"per_device_batch_size": 1, "max_steps": -1, "num_epochs": 1, "global_batch_size": 12, "save_steps": 2}
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_folders, tmp_path_factory):
-    """Runs of one process; the last of their five updates has one sample."""
+    """Runs of one process; the last of their four updates has five samples: an odd number of batches."""
     root = tmp_path_factory.mktemp("alone")
     base = tiny_folders["llava"]
     return {

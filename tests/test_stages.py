@@ -144,7 +144,6 @@ def test_dtypes(kits, stage, bf16, deepspeed):
 def test_ready_to_train(kits):
     model = staged(kits["llava"], stage="finetune")
     assert model.training
-    assert not model.config.use_cache
 
 
 def groups_of(kit, model, **values) -> list[dict]:

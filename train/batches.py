@@ -114,7 +114,8 @@ class ProcessBatches(Sampler[Batch]):
     """The batches of one of several processes: a batch sampler for torch's DataLoader.
 
     `plan(epoch)` gives an epoch's steps. Batch k of a step goes to process k modulo their number. Where a step, the
-    last, has not as many batches for all, its first batches are repeated. `epoch` is to be set before iterating.
+    last, has not as many batches for all, the others get an empty one: a batch that came twice would count twice.
+    `epoch` is to be set before iterating.
     """
 
     def __init__(self, plan: Callable[[int], list[list[Batch]]], process: int, processes: int):
@@ -131,8 +132,7 @@ class ProcessBatches(Sampler[Batch]):
         if self._planned is None or self._planned[0] != self.epoch:
             mine = []
             for step in self.plan(self.epoch):
-                missing = -len(step) % self.processes
-                whole = step + [step[i % len(step)] for i in range(missing)]
+                whole = step + [[] for _ in range(-len(step) % self.processes)]
                 mine += whole[self.process :: self.processes]
             self._planned = (self.epoch, mine)
         return self._planned[1]

@@ -25,7 +25,7 @@ class Collator:
         self.packing = packing
 
     def __call__(self, samples: list[dict]) -> dict:
-        """Batch of samples, each an encoded sample with its `name`, or `{"name", "bad"}` for one that cannot be read.
+        """Batch of samples (or none), each encoded with its `name`, or `{"name", "bad"}` for one that cannot be read.
 
         Returns tensors `input_ids`, `labels`, `attention_mask` (batch, seq) (packed: (1, seq), no mask, and
         `lengths`), token types, images; and lists: `names` of the samples in it, `bad` with the (name, reason) of

@@ -12,7 +12,10 @@ from data.files import write_atomic
 from train.run_folder import TRAINING, WHOLE
 
 # What of a checkpoint only a resumed run needs; and PEFT's empty form of a model card.
-STATE = ("README.md", "trainer_state.json", WHOLE, "optimizer.pt", "scheduler.pt", "latest", "zero_to_fp32.py")
+STATE = (
+    *("README.md", "trainer_state.json", WHOLE, "optimizer.pt", "scheduler.pt"),
+    *("latest", "zero_to_fp32.py", "zero_to_torch.py"),
+)
 
 
 def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype | None) -> None:

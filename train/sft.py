@@ -1,15 +1,18 @@
 """Train a checkpoint of the zoo on instruction data: LoRA, full tuning, or LLaVA-1.5 from its parts.
 
-    python train/sft.py --config configs/train/tiny_llava_lora.yaml --output_dir runs/tiny
+    python train/sft.py --config configs/train/tiny_llava_1_5_lora.yaml --output_dir runs/tiny
 
 A recipe sets everything; a flag behind it changes one key. Several GPUs: start it with torchrun, deepspeed or
 accelerate launch (scripts/*.sh do). A killed run goes on with `--resume auto`, as if it had not been killed.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(settings.output_dir)
         processes.by_first(lambda: held.enter_context(run_folder.lock_folder(folder)) and None)
         train(settings, processes, folder)
+    if processes.count > 1:
+        leave()
 
 
 def train(settings: Settings, processes: Processes, folder: Path) -> None:
@@ -91,13 +96,24 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
         processes.by_first(lambda: run_folder.cut_log(folder, trainer.step_of(checkpoint)))
         with told_out_of_memory(settings):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        checkpoint = run_folder.whole_checkpoints(folder)[-1]
 
     # The result.
     dtype = torch.bfloat16 if settings.bf16 and settings.stage != "lora" else None
-    processes.by_first(lambda: publish(checkpoint, folder, training, dtype))
+    processes.by_first(lambda: publish(run_folder.whole_checkpoints(folder)[-1], folder, training, dtype))
     processes.by_first(lambda: draw_loss_curve(folder, folder / "loss.png"))
     say(processes, f"{folder}: the trained {'adapter' if settings.stage == 'lora' else 'model'}; loss curve: loss.png")
+
+
+def leave() -> None:
+    """End this process, successfully, without the interpreter's own way out.
+
+    That aborts now and then after several processes have trained, in threads of torch's or DeepSpeed's that are still
+    there ("terminate called without an active exception"), and the launcher would call a finished run failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def say(processes: Processes, text: str) -> None:
@@ -184,6 +200,11 @@ def commit_of(model: torch.nn.Module) -> str | None:
 def training_arguments(settings: Settings, processes: Processes) -> TrainingArguments:
     """transformers' arguments. With DeepSpeed, models that are loaded from here on are partitioned (ZeRO-3)."""
     on_gpu = torch.cuda.is_available()
+    if settings.deepspeed and processes.count == 1:
+        # What a launcher would say; without it accelerate takes no engine, and DeepSpeed looks for MPI.
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        for name, value in alone.items():
+            os.environ.setdefault(name, value)
     arguments = TrainingArguments(
         output_dir=settings.output_dir,
         num_train_epochs=settings.num_epochs,

@@ -14,7 +14,6 @@ def trainable_model(model: torch.nn.Module, settings: Settings) -> torch.nn.Modu
 
     Without DeepSpeed, which keeps copies of its own, trained weights are float32 and the others as bf16 says.
     """
-    model.config.use_cache = False
     model.requires_grad_(False)
     if settings.stage == "lora":
         model = get_peft_model(model, lora_config(model, settings), autocast_adapter_dtype=not settings.deepspeed)

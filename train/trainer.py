@@ -188,7 +188,7 @@ def supervised_only(labels: torch.LongTensor) -> dict:
     """
     shifted = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
     needed = (shifted != IGNORED).any(0).nonzero()[:, 0]
-    return {"labels": labels, "shift_labels": shifted[:, needed], "logits_to_keep": needed}
+    return {"labels": labels, "shift_labels": shifted[:, needed], "logits_to_keep": needed, "use_cache": False}
 
 
 class SetEpoch(TrainerCallback):

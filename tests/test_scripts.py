@@ -1,0 +1,86 @@
+"""The shell scripts' own decisions: how many processes on which nodes, which recipe, which folder to write."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Stand-ins for what the scripts start. A cluster: the task runs once for each node, with that node's number.
+TOLD = '#!/bin/sh\necho "$(basename "$0")" "$@"\n'
+PROGRAMS = {
+    "torchrun": TOLD,
+    "accelerate": TOLD,
+    "scontrol": "#!/bin/sh\nprintf 'node-a\\nnode-b\\n'\n",
+    "srun": '#!/bin/sh\nshift\necho "cores $SRUN_CPUS_PER_TASK"\n'
+    'for number in 0 1; do SLURM_PROCID=$number "$@" || exit 1; done\n',
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a script in a copy of the repository whose path has a space, from another folder; its output's lines."""
+    home = tmp_path / "the copy"
+    for name in ("scripts", "configs"):
+        shutil.copytree(ROOT / name, home / name)
+    (tmp_path / "bin").mkdir()
+    # `python -c`, by which the scripts ask, is the real one; of what they start, only the command line is wanted.
+    python = f'#!/bin/sh\ncase $1 in -c) exec "{sys.executable}" "$@" ;; *) echo python "$@" ;; esac\n'
+    for name, text in (PROGRAMS | {"python": python}).items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run_script(script: str, *arguments: str, **variables: str) -> list[str]:
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        known = {"PATH": path, "VIRTUAL_ENV": sys.prefix, "INSTALL": "no", "NUM_PROCESSES": "1"}
+        # sbatch runs its script in the folder in which it was called.
+        folder, name = (home, script) if script == "scripts/slurm.sh" else (tmp_path, home / script)
+        command = ["sh", name, *arguments]
+        result = subprocess.run(command, cwd=folder, env=known | variables, capture_output=True, text=True, check=True)
+        return result.stdout.splitlines()
+
+    return run_script
+
+
+def test_one_process_needs_no_launcher(run):
+    (line,) = run("scripts/finetune_lora.sh", "gemma3_lora", "--seed", "3")
+    assert line == "python train/sft.py --config configs/train/gemma3_lora.yaml --resume auto --seed 3"
+
+
+def test_a_recipe_is_a_name_or_a_file(run):
+    for recipe in ("tiny_gemma3_lora", "configs/train/tiny_gemma3_lora.yaml"):
+        (line,) = run("scripts/finetune_lora.sh", recipe)
+        assert "--config configs/train/tiny_gemma3_lora.yaml " in line
+    (line,) = run("scripts/pretrain.sh", RECIPE="there is/none.yaml")  # which train/sft.py will say
+    assert "--config there is/none.yaml " in line
+
+
+def test_several_processes_and_nodes(run):
+    (line,) = run("scripts/finetune.sh", NUM_PROCESSES="8", NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1")
+    assert line.startswith("torchrun --nnodes 2 --node_rank 1 --nproc_per_node 8 --master_addr 10.0.0.1 --master_port ")
+    (line,) = run("scripts/finetune.sh", NUM_PROCESSES="4", NNODES="2", ACCELERATE_CONFIG="x.yaml")
+    assert line.startswith(
+        "accelerate launch --config_file x.yaml --num_machines 2 --machine_rank 0 --num_processes 8 "
+    )
+
+
+def test_slurm_gives_each_node_its_number_and_its_cores(run):
+    job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "70123"}
+    cores, *nodes = run(
+        "scripts/slurm.sh", "scripts/finetune.sh", "--seed", "3", **job, SLURM_CPUS_PER_TASK="64", NUM_PROCESSES="8"
+    )
+    assert cores == "cores 64"
+    place = "--nproc_per_node 8 --master_addr node-a --master_port 20123 train/sft.py"
+    assert [line.split(" --config")[0] for line in nodes] == [
+        f"torchrun --nnodes 2 --node_rank {number} {place}" for number in (0, 1)
+    ]
+    assert all(line.endswith(" --resume auto --seed 3") for line in nodes)
+
+
+def test_a_merged_checkpoint_comes_beside_the_adapter(run):
+    for given in ("runs/my adapter", "runs/my adapter/"):
+        (line,) = run("scripts/merge_lora.sh", MODEL_PATH=given, MODEL_BASE="base")
+        assert line.endswith("--save_model_path runs/my adapter-merged --model_base base")
