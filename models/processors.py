@@ -4,6 +4,7 @@ Works with torchvision and without it: transformers then takes the image process
 differ by at most one step of 255.
 """
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from models.errors import InputError
-from models.reading import told_as
+from models.reading import read_json, told_as
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
 class Qwen2_5_VLProcessor(processing_qwen2_5_vl.Qwen2_5_VLProcessor):
     """Upstream's processor without its video part, which needs torchvision; saved under upstream's name."""
+
+    # What its checkpoint says of videos, for the checkpoints that it is saved to.
+    video_settings: dict = {"video_processor_type": "Qwen2VLVideoProcessor"}
 
     # ProcessorMixin takes the parts of a processor from the signature of __init__, hence no video_processor here.
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
@@ -31,6 +35,24 @@ class Qwen2_5_VLProcessor(processing_qwen2_5_vl.Qwen2_5_VLProcessor):
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs):
+        """Upstream's, and the part on videos, without which upstream's own class cannot load what is saved."""
+        written = super().save_pretrained(save_directory, **kwargs)
+        path = Path(save_directory) / "processor_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8")) | {"video_processor": self.video_settings}
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return written
+
+
+def video_settings(path: str, **hub_arguments) -> dict:
+    """What the checkpoint at `path` says of videos, wherever upstream looks for it, in this order."""
+    files = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+    whole, *others = (read_json(path, name, required=False, **hub_arguments) or {} for name in files)
+    found = next(filter(None, [whole.get("video_processor"), *others]), {})
+    images_only = ("image_processor_type", "image_processor_class", "processor_class", "feature_extractor_type")
+    kept = {name: value for name, value in found.items() if name not in images_only}
+    return Qwen2_5_VLProcessor.video_settings | kept
 
 
 def qwen2_5_vl_processor(image_processor, tokenizer, chat_template: str) -> ProcessorMixin:
@@ -121,4 +143,5 @@ def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> Proc
             raise
         with told_as(problem):
             processor = image_only.from_pretrained(path, **hub_arguments)
+        processor.video_settings = video_settings(path, **hub_arguments)
     return finish_processor(processor, config, path)

@@ -119,7 +119,7 @@ def test_image_max_pixels_that_cannot_be(kits):
             Encoder(kits[family].processor, image_max_pixels=28 * 28 * 4)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 mean nothing
 def test_turned_pictures(tmp_path, orientation):
     """Cameras store pictures lying on their side and say so; size and pixels are of the upright one."""
     exif = Image.Exif()
@@ -128,7 +128,7 @@ def test_turned_pictures(tmp_path, orientation):
     drawn.save(tmp_path / "turned.jpg", exif=exif, quality=100)
     opened = open_image(tmp_path / "turned.jpg")
     assert image_size(tmp_path / "turned.jpg") == (opened.height, opened.width)
-    assert opened.size == ((40, 90) if orientation >= 5 else (90, 40))
+    assert opened.size == ((40, 90) if orientation in (5, 6, 7, 8) else (90, 40))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])

@@ -1,5 +1,6 @@
 """train/llama_factory.py as far as it goes without LLaMA-Factory; tests/run_llama_factory.py runs it with."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -135,16 +136,14 @@ def test_wrong_commands(argv):
 
 
 def test_only_forks_are_trained(kit):
-    adapted = get_peft_model(kit.with_flag(True), LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
-    try:
-        require_fork(adapted, True)
-        require_fork(kit.fork, True)
-        with pytest.raises(InputError, match="instead of this repository's class"):
-            require_fork(kit.fork, False)
-        with pytest.raises(InputError, match=r"built transformers\..*ForConditionalGeneration instead"):
-            require_fork(kit.upstream, False)
-    finally:
-        adapted.unload()
+    fork = copy.deepcopy(kit.with_flag(True))  # PEFT freezes it
+    adapted = get_peft_model(fork, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    require_fork(adapted, True)
+    require_fork(fork, True)
+    with pytest.raises(InputError, match="instead of this repository's class"):
+        require_fork(fork, False)
+    with pytest.raises(InputError, match=r"built transformers\..*ForConditionalGeneration instead"):
+        require_fork(kit.upstream, False)
 
 
 def test_registration_is_checked():

@@ -1,7 +1,11 @@
 """Prompts: the conversations that the LLaVA families were tuned on, to the letter."""
 
+import json
+import shutil
+
 import pytest
 
+from models import load_model
 from tests.pictures import picture
 
 SYSTEM_VICUNA = (
@@ -94,3 +98,30 @@ def test_geometry_comes_from_the_model(kits, tmp_path):
     finish_processor(processor, kit.fork.config, "checkpoint")
     ids = processor(text=["<image>"], images=[[picture(9, 9)]])["input_ids"][0]
     assert ids.count(kit.image_token_id) == 16
+
+
+def test_a_saved_qwen_keeps_its_part_on_videos(kits, tmp_path):
+    """Also where torchvision is missing and no video can be processed: upstream's class does not load without it."""
+    folder = shutil.copytree(kits["qwen2_5_vl"].folder, tmp_path / "base")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    assert settings["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"
+    settings["video_processor"]["max_frames"] = 99
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    load_model(folder)[1].save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/processor_config.json").read_text())
+    assert saved["video_processor"]["max_frames"] == 99
+    assert saved["image_processor"] == settings["image_processor"]
+
+
+def test_an_old_qwen_has_one_file_for_images_and_videos(kits, tmp_path):
+    """As Qwen2.5-VL was released: preprocessor_config.json alone."""
+    folder = shutil.copytree(kits["qwen2_5_vl"].folder, tmp_path / "base")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").unlink()
+    old = settings["image_processor"] | {"max_pixels": 28 * 28 * 36, "min_pixels": 28 * 28}
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    load_model(folder)[1].save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/processor_config.json").read_text())["video_processor"]
+    assert saved["max_pixels"] == 28 * 28 * 36
+    assert saved["video_processor_type"] == "Qwen2VLVideoProcessor"
+    assert "image_processor_type" not in saved

@@ -210,6 +210,17 @@ def test_another_recipe_cannot_go_on(reference, llava):
         train_here(reference, model_path=llava, **FULL_PROJECTOR)
 
 
+def test_other_data_cannot_go_on(llava, tmp_path):
+    """The file has changed since: the plan of the epoch would be another one."""
+    data = tmp_path / "data.json"
+    data.write_text((SAMPLES / "instructions.json").read_text())
+    run = train_here(tmp_path / "run", model_path=llava, data=data, max_steps=2)
+    (run / "training.json").unlink()
+    data.write_text(json.dumps(json.loads(data.read_text())[::-1]))
+    with pytest.raises(InputError, match="are not those that it was started with"):
+        train_here(run, model_path=llava, data=data, max_steps=2, resume="auto")
+
+
 def test_an_adapter_is_not_a_base(reference, tmp_path):
     with pytest.raises(InputError, match="is an adapter; merge it"):
         train_here(tmp_path / "run", model_path=reference)

@@ -36,6 +36,16 @@ def test_two_processes_are_one_also_after_a_kill(tiny_folders, alone, tmp_path, 
     assert of_weights < 1e-3
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_one_process_has_deepspeed_too(tiny_folders, alone, tmp_path, zero):
+    """Started by python, as the scripts do on one GPU: no launcher says which process it is."""
+    settings = {"model_path": tiny_folders["llava"], "deepspeed": ZERO[zero]} | COMMON | FULL
+    run = train_apart(tmp_path / "run", **settings)
+    of_losses, of_weights = largest_difference(run, alone["full"])
+    assert of_losses < 1e-4
+    assert of_weights < 1e-3
+
+
 def test_one_process_goes_on_after_a_kill_bit_for_bit(tiny_folders, alone, tmp_path):
     settings = {"model_path": tiny_folders["llava"]} | COMMON | LORA
     kill_after_checkpoint(tmp_path / "run", **settings)

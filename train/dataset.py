@@ -5,6 +5,7 @@ samples that are over-long or whose image is missing are left out and listed. Ro
 `datasets` library), so 665k samples cost disk, not memory.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -198,6 +199,14 @@ class Samples(torch.utils.data.Dataset):
         self.files = np.asarray(columns["file"][:], dtype=np.int64)
         images = self.rows.data.column("images")
         self.has_image = np.concatenate([np.asarray(chunk.value_lengths()) for chunk in images.chunks]) > 0
+
+    def digest(self) -> str:
+        """Hash of which samples there are, in which order, and of their lengths."""
+        digest = hashlib.sha256(self.lengths.tobytes())
+        for name in self.rows.data.column("name").to_pylist():
+            digest.update(name.encode() + b"
+")
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -197,7 +197,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of `open_image`'s picture, from the file's header."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # Orientation: lies on its side
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # Orientation: lies on its side
             return (image.width, image.height) if turned else (image.height, image.width)
     except (SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error

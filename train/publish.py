@@ -14,7 +14,7 @@ from train.run_folder import TRAINING, WHOLE
 # What of a checkpoint only a resumed run needs; and PEFT's empty form of a model card.
 STATE = (
     *("README.md", "trainer_state.json", WHOLE, "optimizer.pt", "scheduler.pt"),
-    *("latest", "zero_to_fp32.py", "zero_to_torch.py"),
+    *("latest", "zero_to_fp32.py", "zero_to_torch.py", "optimizer.bin", "pytorch_model_fsdp.bin"),
 )
 
 

@@ -1,7 +1,7 @@
 """A run's folder: what it was started with, its whole checkpoints, its log. Everything that survives a kill is here.
 
 settings.yaml       the resolved settings
-data/               the prepared samples (train/dataset.py), dropped.jsonl what was left out
+data/               the prepared samples (train/dataset.py), dropped.jsonl what was left out, data.sha256 their hash
 checkpoint-<step>/  model, optimizer, schedule, RNG; whole once it holds `whole.json`
 log.jsonl loss.png  one line for each logging step, and its curve
 training.json       what the saved model was trained on, beside it; written last
@@ -22,7 +22,7 @@ from models.provenance import differences
 from train.settings import FIELDS, Settings
 
 SETTINGS, WHOLE, LOG, TRAINING = "settings.yaml", "whole.json", "log.jsonl", "training.json"
-LOCK = ".lock"
+LOCK, DATA = ".lock", "data.sha256"
 
 
 def lock_folder(folder: Path) -> IO:
@@ -48,7 +48,9 @@ def open_folder(settings: Settings) -> Path | None:
     settings, or something that no run of ours wrote.
     """
     folder = Path(settings.output_dir)
-    if settings.overwrite and settings.resume == "none" and (folder / SETTINGS).is_file():
+    if settings.overwrite and settings.resume == "auto":
+        raise InputError("--overwrite true and --resume auto are opposites; choose one (the scripts: RESUME=none)")
+    if settings.overwrite and (folder / SETTINGS).is_file():
         for path in sorted(folder.iterdir(), key=lambda path: path.name == SETTINGS):  # last: a kill leaves a run
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -99,14 +101,34 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     return [found[step] for step in sorted(found)]
 
 
-def mark_whole(checkpoint: Path, keep: int) -> None:
-    """Say that `checkpoint` is whole, then delete all but the last `keep` and what a kill left half-written."""
-    write_atomic(checkpoint / WHOLE, json.dumps({"checkpoint": checkpoint.name}) + "\n")
+def mark_whole(checkpoint: Path, keep: int, processes: int = 1) -> None:
+    """Say that `checkpoint` is whole, then delete all but the last `keep` and what a kill left half-written.
+
+    `processes` is how many have written it.
+    """
+    write_atomic(checkpoint / WHOLE, json.dumps({"checkpoint": checkpoint.name, "processes": processes}) + "\n")
     kept = whole_checkpoints(checkpoint.parent)[-keep:]
     for path in checkpoint.parent.iterdir():
         if re.fullmatch(r"checkpoint-\d+", path.name) and path not in kept:
             (path / WHOLE).unlink(missing_ok=True)  # first: a kill must not leave a part that looks whole
             shutil.rmtree(path, ignore_errors=True)
+
+
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """InputError if DeepSpeed, which divides its state among the processes, could not read a checkpoint."""
+    written = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
+    if written != processes:
+        raise InputError(
+            f"--resume auto: {checkpoint} is DeepSpeed's, of {written} processes; go on with as many, not {processes}"
+        )
+
+
+def check_data(folder: Path, digest: str) -> None:
+    """InputError if a run that goes on has other samples than before; `digest` is their hash."""
+    path = folder / DATA
+    if whole_checkpoints(folder) and path.is_file() and path.read_text(encoding="utf-8").strip() != digest:
+        raise InputError(f"--resume auto: the samples of {folder} are not those that it was started with; start anew")
+    write_atomic(path, digest + "\n")
 
 
 def cut_log(folder: Path, step: int) -> None:

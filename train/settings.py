@@ -63,7 +63,7 @@ class Settings:
     packing: bool = setting(False, "rows of several samples, up to cutoff_len tokens, without padding")
     group_by: str = setting("none", "modality_length: a step holds samples of like length", ("none", "modality_length"))
     skip_malformed: bool = setting(False, "leave malformed samples out and list them instead of stopping")
-    max_bad_samples: int = setting(100, "more unreadable images than this stop the run")
+    max_bad_samples: int = setting(100, "more unreadable images than this stop the run", decides=False)
 
     # Optimisation
     num_epochs: float = setting(1.0, "passes over the data")
@@ -224,6 +224,10 @@ def check_settings(settings: Settings, processes: int) -> None:
             raise InputError(f"{name} is {getattr(settings, name)}; 0 or more is expected")
     if not 0 <= settings.lora_dropout < 1:
         raise InputError(f"lora_dropout is {settings.lora_dropout}; 0 or more and less than 1 is expected")
+    if not 0 <= settings.warmup_ratio < 1:
+        raise InputError(
+            f"warmup_ratio is {settings.warmup_ratio}; a part of the updates is expected, from 0 to below 1"
+        )
     if settings.num_epochs <= 0 and settings.max_steps < 1:
         raise InputError("num_epochs and max_steps: one of them must be positive")
     if settings.stage != "lora" and settings.projector != "frozen":

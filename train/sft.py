@@ -20,6 +20,7 @@ import yaml
 from peft import PeftModel
 from transformers import TrainingArguments, set_seed
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_torch_tf32_available
 
 from eval.processes import Processes
 from models import load_model
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(settings.output_dir)
         processes.by_first(lambda: held.enter_context(run_folder.lock_folder(folder)) and None)
         train(settings, processes, folder)
-    if processes.count > 1:
+    if processes.count > 1 or settings.deepspeed:
         leave()
 
 
@@ -64,6 +65,8 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
     if run_folder.is_finished(folder):
         say(processes, f"{folder}: finished already; nothing to do")
         return
+    if checkpoint is not None and settings.deepspeed:
+        processes.by_first(lambda: run_folder.check_processes(checkpoint, processes.count))
     say(processes, "# settings\n" + yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False))
 
     # Model. (A part of DeepSpeed hooks into from_pretrained from here on, so what one process loads alone comes first.)
@@ -77,6 +80,7 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
     encoder = Encoder(processor, plain=settings.stage == "pretrain", image_max_pixels=settings.image_max_pixels)
     processes.by_first(lambda: prepare(settings, encoder, folder / "data"))
     samples = Samples(folder / "data", encoder)
+    processes.by_first(lambda: run_folder.check_data(folder, samples.digest()))
     say(processes, describe(samples, processor))
     batches = ProcessBatches(planner(settings, samples), processes.rank, processes.count)
     collator = Collator(encoder.blank(), processor.tokenizer.pad_token_id, settings.packing)
@@ -91,10 +95,10 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
     }
     set_seed(settings.seed)  # not earlier: loading draws random numbers, and not as many under ZeRO-3
     model = trainable_model(model, settings)
-    trainer = SftTrainer(model, arguments, settings, samples, batches, collator, processor)
-    if checkpoint is None or not trainer.is_complete(checkpoint):
-        processes.by_first(lambda: run_folder.cut_log(folder, trainer.step_of(checkpoint)))
-        with told_out_of_memory(settings):
+    with told_out_of_memory(settings):
+        trainer = SftTrainer(model, arguments, settings, samples, batches, collator, processor)
+        if checkpoint is None or not trainer.is_complete(checkpoint):
+            processes.by_first(lambda: run_folder.cut_log(folder, trainer.step_of(checkpoint)))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # The result.
@@ -107,8 +111,9 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
 def leave() -> None:
     """End this process, successfully, without the interpreter's own way out.
 
-    That aborts now and then after several processes have trained, in threads of torch's or DeepSpeed's that are still
-    there ("terminate called without an active exception"), and the launcher would call a finished run failed.
+    That aborts now and then after several processes, or DeepSpeed, have trained, in threads of torch's or DeepSpeed's
+    that are still there ("terminate called without an active exception"), and the launcher would call a finished run
+    failed.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -219,7 +224,7 @@ def training_arguments(settings: Settings, processes: Processes) -> TrainingArgu
         optim="adamw_torch_fused" if on_gpu and not settings.deepspeed else "adamw_torch",
         seed=settings.seed,
         bf16=settings.bf16,
-        tf32=settings.tf32 if on_gpu else None,
+        tf32=settings.tf32 if is_torch_tf32_available() else None,
         deepspeed=str(find_file(settings.deepspeed)) if settings.deepspeed else None,
         # A tower's last layers, behind the one whose features are taken, never get a gradient.
         ddp_find_unused_parameters=not settings.freeze_vision_tower and settings.stage == "finetune",
@@ -233,6 +238,7 @@ def training_arguments(settings: Settings, processes: Processes) -> TrainingArgu
         save_total_limit=None,  # run_folder.mark_whole deletes, once the next checkpoint is whole
         report_to=settings.report_to,
         remove_unused_columns=False,
+        use_cache=True,  # of the saved config; each forward of training goes without
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs without a launcher would be torch's DataParallel
     if not on_gpu:

@@ -1,6 +1,7 @@
 """transformers' Trainer with what it lacks here: our batches, an exact resume, and a stop that says why."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -108,16 +109,26 @@ class SftTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            path = self.folder / BAD_BATCH
-            step = self.state.global_step + 1
-            batch = {"step": step, "process": self.args.process_index, "loss": str(loss.item()), "samples": self.names}
-            write_atomic(path, json.dumps(batch, indent=2, ensure_ascii=False) + "\n")
-            raise InputError(
-                f"the loss is {loss.item()} at step {step}; its samples are in {path}; look at them, or lower "
-                f"learning_rate (the last whole checkpoint is kept: --resume auto)"
-            )
+        self._require_finite("loss", loss.item())
         return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None:
+            self._require_finite("gradients' norm", float(norm))
+        return norm
+
+    def _require_finite(self, what: str, value: float) -> None:
+        """Stop, before the update, on a value that would spoil the weights."""
+        if math.isfinite(value):
+            return
+        path, step = self.folder / BAD_BATCH, self.state.global_step + 1
+        batch = {"step": step, "process": self.args.process_index, what: str(value), "samples": self.names}
+        write_atomic(path, json.dumps(batch, indent=2, ensure_ascii=False) + "\n")
+        raise InputError(
+            f"the {what} is {value} at step {step}; its samples are in {path}; look at them, or lower learning_rate "
+            "(the last whole checkpoint is kept: --resume auto)"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -154,7 +165,7 @@ class SftTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes parts of its own
         if self.is_world_process_zero():
             checkpoint = self.folder / f"checkpoint-{self.state.global_step}"
-            run_folder.mark_whole(checkpoint, self.settings.save_total_limit)
+            run_folder.mark_whole(checkpoint, self.settings.save_total_limit, self.args.world_size)
             draw_loss_curve(self.folder, self.folder / "loss.png")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
