@@ -204,8 +204,7 @@ class Samples(torch.utils.data.Dataset):
         """Hash of which samples there are, in which order, and of their lengths."""
         digest = hashlib.sha256(self.lengths.tobytes())
         for name in self.rows.data.column("name").to_pylist():
-            digest.update(name.encode() + b"
-")
+            digest.update(name.encode() + b"\n")
         return digest.hexdigest()
 
     def __len__(self) -> int:

@@ -225,9 +225,7 @@ def check_settings(settings: Settings, processes: int) -> None:
     if not 0 <= settings.lora_dropout < 1:
         raise InputError(f"lora_dropout is {settings.lora_dropout}; 0 or more and less than 1 is expected")
     if not 0 <= settings.warmup_ratio < 1:
-        raise InputError(
-            f"warmup_ratio is {settings.warmup_ratio}; a part of the updates is expected, from 0 to below 1"
-        )
+        raise InputError(f"warmup_ratio is {settings.warmup_ratio}; a part of the updates is expected, 0 to below 1")
     if settings.num_epochs <= 0 and settings.max_steps < 1:
         raise InputError("num_epochs and max_steps: one of them must be positive")
     if settings.stage != "lora" and settings.projector != "frozen":
