@@ -12,13 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import write_atomic
+from data.files import try_lock, write_atomic
 from models.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 WORK, LOCK = ".build", ".build.lock"
 
@@ -88,13 +83,8 @@ def read_manifest(folder: Path) -> dict | None:
 
 def _lock(folder: Path, file: BinaryIO) -> None:
     busy = InputError(f"--output_dir {folder}: another build is writing there; wait for it")
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise busy from None
-    except OSError:
-        pass  # a file system without locks
+    if not try_lock(file):
+        raise busy
     # A build that ended since the file was opened has removed it, and a third may hold a new one.
     if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
         raise busy

@@ -10,60 +10,29 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from models.load import FORKS
-from models.modeling_gemma3 import Gemma3Config, Gemma3ForConditionalGeneration
-from models.modeling_llava import LlavaConfig, LlavaForConditionalGeneration, tokens_per_image
-from models.modeling_llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration, tokens_of_images
-from models.modeling_qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from models.modeling_llava import LlavaConfig, tokens_per_image
+from models.modeling_llava_next import LlavaNextConfig, tokens_of_images
+from train.geometry import GEOMETRIES
 
-MISTRAL = {
-    "model_type": "mistral",
-    "vocab_size": 32064,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_key_value_heads": 8,
-}
-QWEN_7B = {
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-}
-QWEN_VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
-GEMMA_12B = {
-    "vocab_size": 262208,
-    "hidden_size": 3840,
-    "intermediate_size": 15360,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 256,
-}
-SIGLIP_SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 896,
-    "patch_size": 14,
+# Billions of parameters, as the model cards state them or their safetensors add up to.
+BILLIONS = {
+    "llava_1_5_7b": 7.06,
+    "llava_1_6_mistral_7b": 7.57,
+    "llama3_llava_next_8b": 8.36,
+    "qwen2_5_vl_7b": 8.29,
+    "qwen2_5_vl_32b": 33.45,
+    "gemma3_12b": 12.19,
 }
 
 
-@pytest.mark.parametrize(
-    ("fork", "config", "billions"),
-    [
-        (LlavaForConditionalGeneration, LlavaConfig(), 7.06),
-        (LlavaNextForConditionalGeneration, LlavaNextConfig(text_config=MISTRAL), 7.57),
-        (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(text_config=QWEN_7B, vision_config=QWEN_VISION), 8.29),
-        (Gemma3ForConditionalGeneration, Gemma3Config(text_config=GEMMA_12B, vision_config=SIGLIP_SO400M), 12.19),
-    ],
-)
-def test_full_size_models_build(fork, config, billions):
-    """Parameters as the model cards state them, counted on the meta device."""
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_full_size_models_build(name):
+    """Counted on the meta device."""
+    model_type, values = GEOMETRIES[name]
+    fork = FORKS[model_type]
     with torch.device("meta"):
-        model = fork(config)
-    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.02)
+        model = fork(fork.config_class(**values))
+    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(BILLIONS[name], abs=0.02)
 
 
 def test_llava_1_5_has_576_tokens_to_an_image():

@@ -170,7 +170,7 @@ def test_recipes_that_cannot_be_read(recipe, text, told):
         (["--learning_rate", "[1"], "--learning_rate is '[1'; a number is expected"),
         (
             ["--config", "nowhere.yaml"],
-            "--config nowhere.yaml: No such file or directory; the recipes are in configs/train",
+            "nowhere.yaml: No such file or directory; the recipes are in configs/train",
         ),
     ],
 )

@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, TrainerCallback
 
 from data.files import write_atomic
@@ -29,6 +28,7 @@ from models.load import FORKS, read_flag, register_auto_classes, stated_flag
 from models.provenance import provenance, versions
 from models.reading import read_json, told_as
 from models.writing import new_folder
+from train.settings import read_yaml
 
 INSTALL = (
     "in an environment of its own: pip install -r requirements.txt -r configs/llama_factory/requirements.txt && "
@@ -52,14 +52,7 @@ class KeepFork(TrainerCallback):
 
 def read_settings(config: str, overrides: list[str]) -> dict:
     """The YAML with the overrides in, read as LLaMA-Factory reads it; InputError for what it would not understand."""
-    try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{config}: {error.strerror}; give a YAML file, as in configs/llama_factory") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{config}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{config}: not `key: value` lines")
+    content = read_yaml(Path(config), "give a YAML file, as in configs/llama_factory")
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise InputError(f"{override}: write key=value, as LLaMA-Factory does")

@@ -122,18 +122,24 @@ def parse_settings(description: str, argv: list[str] | None = None) -> Settings:
 
 def read_recipe(path: Path) -> dict:
     """The settings in a recipe, checked; InputError naming the file and the key."""
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}; the recipes are in configs/train") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path}: not `key: value` lines")
+    recipe = read_yaml(path, "the recipes are in configs/train")
     for name in recipe:
         if name not in FIELDS:
             raise InputError(f"{path}: {no_such_key(str(name))}")
     return {name: checked(f"{path}: {name}", name, value) for name, value in recipe.items()}
+
+
+def read_yaml(path: Path, advice: str) -> dict:
+    """The keys and values of a YAML file; InputError if it has none, with `advice` if there is no such file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {advice}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not `key: value` lines")
+    return content
 
 
 def no_such_key(name: str) -> str:
