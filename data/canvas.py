@@ -115,10 +115,17 @@ def draw_canvas(layout: Layout, target: Image.Image, distractors: list[Image.Ima
     The pictures are already fitted (`fit`) and stand in the middle of their cells. Fewer distractors than
     cells leave the last cells white: none gives the canvas of the similarity study.
     """
+    cells = list(range(layout.grid**2))
+    cells = [cells.pop(k), *cells]
+    return draw_cells(layout, dict(zip(cells, [target, *distractors], strict=False)))
+
+
+def draw_cells(layout: Layout, pictures: dict[int, Image.Image]) -> Image.Image:
+    """A white RGB canvas with fitted `pictures` in the middle of their cells (row-major number -> picture)."""
     canvas = Image.new("RGB", (layout.canvas, layout.canvas), "white")
     corners = cell_corners(layout)
-    corners = [corners.pop(k), *corners]
-    for (left, top), picture in zip(corners, [target, *distractors], strict=False):
+    for cell, picture in pictures.items():
+        left, top = corners[cell]
         canvas.paste(picture, (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2))
     return canvas
 

@@ -11,6 +11,7 @@ from train.settings import FIELDS, Settings, check_settings, find_file, parse_se
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "configs/train").glob("*.yaml"))
+MINIATURE = sorted((ROOT / "configs/train/miniature").glob("*.yaml"))
 
 
 def parse(*words: str) -> Settings:
@@ -38,12 +39,12 @@ def test_there_are_recipes():
     assert {f"tiny_{name}" for name in released} == {path.name for path in RECIPES} - released
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES + MINIATURE, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_recipes(path):
     """All parse and hold what they say. Those of released checkpoints train on eight GPUs, too: batches divide."""
     settings = parse("--config", str(path))
     check_settings(settings, 1)
-    if not path.stem.startswith("tiny_"):
+    if path in RECIPES and not path.stem.startswith("tiny_"):
         at_once = min(settings.per_device_batch_size, settings.global_batch_size // 8)  # fewer change no result
         check_settings(dataclasses.replace(settings, per_device_batch_size=at_once), 8)
     assert settings.deepspeed is None or find_file(settings.deepspeed).is_file()

@@ -1,0 +1,203 @@
+"""Draw the miniature world: the data that a small LVLM is trained and tested on, in the formats of the big data.
+
+    python data/build_miniature.py --output_dir results/miniature/data
+
+Writes, in a few minutes:
+
+    pictures/{train,test}/  pictures with captions.jsonl, an image-caption source; no test caption is in train
+    captions.json           pre-training, as blip_laion_cc_sbu_558k.json: a canvas with one picture, and its caption
+    instructions.json       tuning, as llava_v1_5_mix665k.json: canvases of up to grid x grid pictures; questions about
+                            what is in a cell, where something is, and the probe's own
+    images/                 the canvases of both
+    probe/ similarity/      from the test pictures, by build_probe.py (with negatives) and build_similarity.py
+
+No cell is favoured: in captions.json and instructions.json every cell is filled, asked for and answered equally often
+(data/miniature_conversations.py).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from data import build_probe, build_similarity
+from data.canvas import Layout, draw_cells, fit, make_layout
+from data.files import write_atomic
+from data.instruction_formats import as_array
+from data.miniature_conversations import CELL, MATCH, PLACE, converse, plan_canvases
+from data.miniature_world import concepts, draw_picture
+from models.errors import ArgumentParser, InputError, run_script
+from models.writing import new_folder
+
+GAP, BORDER = 1, 1  # px, on a canvas of the model's own size
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--output_dir", required=True, type=Path, help="an empty or new folder; it comes whole or not at all")
+    add("--pictures", type=int, default=48, help="training pictures of every concept (%(default)s)")
+    add("--test_pictures", type=int, default=4, help="test pictures of every concept (%(default)s)")
+    add("--captions", type=int, default=9_000, help="canvases for pre-training, about (%(default)s)")
+    add("--instructions", type=int, default=90_000, help="canvases for tuning, about (%(default)s)")
+    add("--filled", type=int, nargs="+", default=[1, 2, 3, 5, 9], help="pictures on them, one of these numbers")
+    add("--mix", type=float, nargs=3, default=[0.35, 0.4, 0.25], help="shares of the questions: cell, place, match")
+    add("--grid", type=int, default=3, help="cells a side of a canvas (%(default)s)")
+    add("--canvas", type=int, default=144, help="side of a training canvas, px: the model's (%(default)s)")
+    add("--probe_captions", type=int, default=300, help="captions of probe and similarity set (%(default)s)")
+    add("--seed", type=int, default=0, help="of everything but the split into train and test (%(default)s)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="drawing processes (%(default)s, the cores)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    check(args)
+    layout = make_layout(args.grid, args.canvas, None, GAP, BORDER)
+    with new_folder(args.output_dir) as folder, ProcessPoolExecutor(args.workers) as pool:
+        for split, count in (("train", args.pictures), ("test", args.test_pictures)):
+            draw_source(folder / "pictures" / split, split, count, args.seed, pool)
+        rows = {
+            "captions": plan_captions(args, layout),
+            "instructions": plan_instructions(args, layout),
+        }
+        for name, samples in rows.items():
+            write_canvases(folder, name, samples, layout, pool)
+        for build in (build_probe, build_similarity):
+            kind = build.__name__.rsplit("_", 1)[1]
+            words = ["--source", str(folder / "pictures" / "test"), "--output_dir", str(folder / kind)]
+            words += ["--num_captions", str(args.probe_captions), "--grid", str(args.grid), "--seed", str(args.seed)]
+            words += ["--workers", str(args.workers)]
+            build.main(words + (["--negatives", "1.0"] if build is build_probe else []))
+        write_atomic(folder / "manifest.json", json.dumps(manifest(args, folder), indent=2) + "\n")
+    print(f"{args.output_dir}: the miniature world; manifest.json counts what is in it")
+
+
+def check(args: argparse.Namespace) -> None:
+    """InputError for numbers that make no world."""
+    for flag in ("pictures", "test_pictures", "captions", "instructions", "probe_captions", "workers"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
+    if not 2 <= args.grid <= 6 or not all(1 <= number <= args.grid**2 for number in args.filled):
+        raise InputError(
+            f"--filled {args.filled} --grid {args.grid}: from 1 picture to grid x grid, the grid from 2 to 6"
+        )
+    if min(args.mix) < 0 or not sum(args.mix):
+        raise InputError(f"--mix {args.mix}: three shares, none negative, not all zero")
+    available = args.test_pictures * len(concepts("test"))
+    if args.probe_captions > available:
+        raise InputError(f"--probe_captions {args.probe_captions}: there are {available} test pictures; raise them")
+
+
+def draw_source(folder: Path, split: str, count: int, seed: int, pool: ProcessPoolExecutor) -> None:
+    """`count` pictures of every concept of `split`, and captions.jsonl."""
+    folder.mkdir(parents=True)
+    ours = concepts(split)
+    tasks = [(folder, number, count, f"{seed} {split} {number}") for number in range(len(ours))]
+    work = partial(_draw_concept, split)
+    lines = [
+        line for lines in tqdm(pool.map(work, tasks), f"drawing {split}", len(ours), unit=" concepts") for line in lines
+    ]
+    write_atomic(folder / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _draw_concept(split: str, task: tuple[Path, int, int, str]) -> list[dict]:
+    folder, number, count, seed = task
+    rng, concept = random.Random(seed), concepts(split)[number]
+    lines = []
+    for variant in range(count):
+        name = picture_name(number, variant)
+        draw_picture(concept, rng).save(folder / name)
+        lines.append({"image": name, "caption": concept.caption})
+    return lines
+
+
+def picture_name(concept: int, variant: int) -> str:
+    return f"{concept:03d}_{variant:02d}.png"
+
+
+def plan_captions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[dict, dict[int, str]]]:
+    """(sample in LLaVA's form, picture of each filled cell) for canvases of one picture, with its caption."""
+    rng = random.Random(f"{args.seed} captions")
+    captions = [concept.caption for concept in concepts("train")]
+    groups = _groups(args.captions, layout)
+    for number, canvas in enumerate(plan_canvases(groups, len(captions), layout.grid, [1], {CELL: 1}, rng)):
+        (concept,) = canvas.concepts.values()
+        yield _sample(f"captions_{number:06d}", [("<image>", captions[concept])]), _choose(canvas.concepts, args, rng)
+
+
+def plan_instructions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[dict, dict[int, str]]]:
+    """The same for canvases of several pictures, with questions."""
+    rng = random.Random(f"{args.seed} instructions")
+    captions = [concept.caption for concept in concepts("train")]
+    mix = dict(zip((CELL, PLACE, MATCH), args.mix, strict=True))
+    groups = _groups(args.instructions, layout)
+    plans = plan_canvases(groups, len(captions), layout.grid, args.filled, mix, rng)
+    for number, canvas in enumerate(plans):
+        turns = converse(canvas, captions, layout.grid, rng)
+        turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
+        yield _sample(f"instructions_{number:06d}", turns), _choose(canvas.concepts, args, rng)
+
+
+def _groups(canvases: int, layout: Layout) -> int:
+    return max(1, round(canvases / layout.grid**2))
+
+
+def _choose(placed: dict[int, int], args: argparse.Namespace, rng: random.Random) -> dict[int, str]:
+    return {cell: picture_name(concept, rng.randrange(args.pictures)) for cell, concept in placed.items()}
+
+
+def _sample(name: str, turns: list[tuple[str, str]]) -> dict:
+    conversation = []
+    for question, answer in turns:
+        conversation += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": f"{name}.png", "conversations": conversation}
+
+
+def write_canvases(
+    folder: Path, name: str, samples: Iterable[tuple[dict, dict[int, str]]], layout: Layout, pool: ProcessPoolExecutor
+) -> None:
+    """`<name>.json` with the samples, and their canvases."""
+    (folder / "images").mkdir(exist_ok=True)
+    samples = list(samples)
+    work = partial(_draw_canvas, folder, layout)
+    tasks = [(sample["image"], pictures) for sample, pictures in samples]
+    for _ in tqdm(pool.map(work, tasks, chunksize=64), f"drawing {name}", len(tasks), unit=" canvases"):
+        pass
+    write_atomic(folder / f"{name}.json", as_array(sample for sample, _ in samples))
+
+
+def _draw_canvas(folder: Path, layout: Layout, task: tuple[str, dict[int, str]]) -> None:
+    name, pictures = task
+    cells = {}
+    for cell, file in pictures.items():
+        with Image.open(folder / "pictures" / "train" / file) as picture:
+            cells[cell] = fit(picture, layout.cell)
+    draw_cells(layout, cells).save(folder / "images" / name)
+
+
+def manifest(args: argparse.Namespace, folder: Path) -> dict:
+    """What was asked for, how much there is, and hashes of the texts."""
+    values = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
+    files = ["captions.json", "instructions.json", "probe/probe.jsonl", "similarity/similarity.jsonl"]
+    return {
+        "build": "miniature",
+        "arguments": values,
+        "concepts": {split: len(concepts(split)) for split in ("train", "test")},
+        "canvases": len(os.listdir(folder / "images")),
+        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,150 @@
+"""The miniature's parts before they meet: the contrastive pretraining of the tower, the fresh language model."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from data.canvas import make_layout
+from eval.probe import PROMPT
+from models import load_model
+from models.assemble import assemble_llava
+from models.errors import InputError
+from tests.training import SAMPLES
+from train import fresh_language_model, pretrain_tower
+from train.pretrain_tower import draw_batch, main, patches_of_cells, read_pictures
+from train.run_folder import read_log
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
+SMALL = ["--image_size", "48", "--patch_size", "8", "--hidden_size", "16", "--layers", "2", "--heads", "2"]
+SMALL += ["--batch_size", "8", "--grids", "2", "--steps", "30", "--save_steps", "5"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("colours")
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (32, 32), colour).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"all {name}")
+    return folder
+
+
+def pretrain(source: Path, folder: Path, *words: str) -> Path:
+    main(["--source", str(source), "--output_dir", str(folder), *SMALL, *words])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tower(source, tmp_path_factory) -> Path:
+    return pretrain(source, tmp_path_factory.mktemp("tower") / "run", "--steps", "150", "--learning_rate", "0.005")
+
+
+def test_the_tower_learns_what_is_where(tower):
+    log = read_log(tower)
+    assert [line["step"] for line in log] == list(range(1, 151))
+    shares = [f"right_{name}_{layer}" for name in ("pictures", "patches", "places") for layer in (-2, -1)]
+    for share in shares:
+        assert log[0][share] < 0.75
+        assert np.mean([line[share] for line in log[-10:]]) > 0.95
+
+
+def test_a_batch_is_what_it_says(source):
+    layout = make_layout(2, 48, None, 1, 1)
+    pictures = read_pictures(source, [layout.cell])
+    canvases, shown = draw_batch(pictures, layout, 64, np.random.default_rng(0))
+    patches = patches_of_cells(layout, 8)
+    assert sorted(patches.flatten().tolist()) == list(range(36))
+    for canvas, places in zip(canvases, shown, strict=True):
+        for place, numbers in zip(places, patches, strict=True):
+            wanted = (255,) * 3 if place < 0 else COLOURS[pictures.texts[place].removeprefix("all ")]
+            for number in numbers.tolist():
+                y, x = 8 * (number // 6) + 4, 8 * (number % 6) + 4
+                assert tuple(canvas[y, x]) == wanted
+    counts = (shown >= 0).sum(0)
+    assert counts.min() > 0.6 * counts.max()
+    assert {int(number) for number in (shown >= 0).sum(1)} == {1, 2, 3, 4}
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
+    unbroken = pretrain(source, tmp_path / "unbroken")
+    command = [sys.executable, pretrain_tower.__file__, "--source", source, "--output_dir", tmp_path / "killed", *SMALL]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (tmp_path / "killed" / "state.pt").exists():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "training.json").exists()
+    killed = pretrain(source, tmp_path / "killed")
+    left, right = (load_file(folder / "model.safetensors") for folder in (unbroken, killed))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert read_log(unbroken) == read_log(killed)
+
+
+def test_a_finished_run_is_left_alone_and_another_is_refused(tower, source, capsys):
+    before = (tower / "model.safetensors").stat().st_mtime_ns
+    pretrain(source, tower, "--steps", "150", "--learning_rate", "0.005")
+    assert "finished already" in capsys.readouterr().out
+    assert (tower / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"holds another run \(steps: 150 -> 30"):
+        pretrain(source, tower, "--learning_rate", "0.005")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--grids", "7"], "--grid 7: must be 2 to 6"),
+        (["--patch_size", "7"], "--image_size 48 --patch_size 7"),
+        (["--hidden_size", "15"], "--hidden_size 15 --heads 2"),
+        (["--steps", "0"], "--steps 0: must be 1 or more"),
+        (["--source", "/nowhere"], "--source /nowhere: no such"),
+    ],
+)
+def test_bad_arguments(source, tmp_path, words, told):
+    with pytest.raises(InputError) as error:
+        pretrain(source, tmp_path / "run", *words)
+    assert str(error.value).startswith(told)
+
+
+def test_pictures_that_are_not_square(tmp_path):
+    Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("flat")
+    with pytest.raises(InputError, match=r"a.png is 32x16; square ones are needed"):
+        read_pictures(tmp_path, [20])
+
+
+def test_a_fresh_language_model_and_the_tower_make_a_llava(tower, tmp_path):
+    words = ["--data", str(SAMPLES / "instructions.json"), "--hidden_size", "16", "--layers", "2"]
+    fresh_language_model.main([*words, "--output_dir", str(tmp_path / "language_model")])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "language_model")
+    text = PROMPT.format(caption="Ça, c'est <une> pipe 🙂")
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+    assert tokenizer.tokenize("USER: ")[0] != "U"
+    folder = assemble_llava(tower, tmp_path / "language_model", tmp_path / "llava", dtype="float32")
+    model, processor = load_model(folder, dtype="float32")
+    assert model.config.text_config.rope_parameters["rope_theta"] == 1e6
+    features = load_file(tower / "model.safetensors")
+    loaded = model.state_dict()
+    name = next(name for name in loaded if name.endswith("layers.0.mlp.fc1.weight") and "vision" in name)
+    assert torch.equal(loaded[name], features[next(one for one in features if one.endswith("layers.0.mlp.fc1.weight"))])
+    inputs = processor(text="<image>\nWhere?", images=Image.new("RGB", (48, 48)), return_tensors="pt")
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 36
+    with torch.no_grad():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_a_bad_size_of_a_language_model(tmp_path):
+    words = ["--data", str(SAMPLES / "instructions.json"), "--output_dir", str(tmp_path / "out"), "--hidden_size", "18"]
+    with pytest.raises(InputError, match="--hidden_size 18 --heads 2"):
+        fresh_language_model.main([*words, "--heads", "2"])
+    assert not (tmp_path / "out").exists()

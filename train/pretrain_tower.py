@@ -1,0 +1,294 @@
+"""Pretrain a small CLIP vision tower by contrast: what is in a part of a canvas, against its caption.
+
+    python train/pretrain_tower.py --source results/miniature/data/pictures/train \\
+        --output_dir checkpoints/miniature_tower
+
+Each step draws canvases whose cells hold pictures of an image-caption source or nothing. The features of the patches
+under a picture, of the layer that LLaVA reads (-2) and of the last one, each and their mean, are pulled to the
+picture's caption and away from the other captions of the batch (CLIP's loss, arXiv 2103.00020, for parts of an image),
+and must tell their patch's row and column: what contrast alone leaves of the place cannot be read. The text side, a
+bag of words, is thrown away. A killed run goes on when it is started again, with the weights of one that was not.
+
+What is written is a CLIP vision model with its image processor, as train/sft.py's `vision_tower` takes it. All pictures
+are held in memory, at the size of a cell.
+"""
+
+import argparse
+import json
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from data.canvas import Layout, PictureError, cell_corners, decode, fit, make_layout
+from data.files import write_atomic
+from data.sources import FORMS, find_source
+from models.errors import ArgumentParser, InputError, run_script
+from models.processors import image_processor_class
+from models.provenance import differences, provenance, versions
+from train import run_folder
+from train.loss_curve import draw_loss_curve
+
+LAYERS = (-2, -1)  # of the tower: the one that LLaVA reads, and the one that CLIP does
+WARMUP = 100  # updates
+RUN, STATE = "run.json", "state.pt"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Pictures(NamedTuple):
+    """The pictures of a source: `images` (pictures, side, side, 3), uint8, by side; `of_caption`: place in `texts` ->
+    places of its pictures."""
+
+    images: dict[int, np.ndarray]
+    texts: list[str]
+    of_caption: list[np.ndarray]
+
+
+def read_pictures(source: Path, sides: list[int]) -> Pictures:
+    """All pictures of `source`, fitted into squares of these `sides` (px); InputError for one that cannot be used."""
+    images, captions = {side: [] for side in sides}, []
+    for item in (item for part in find_source(source).parts for item in part()):
+        content, caption = item.load()
+        if content is None or not (caption or "").strip():
+            raise InputError(f"--source {source}: {item.key} lacks its picture or its caption")
+        try:
+            picture = decode(content, max(sides))
+        except PictureError as error:
+            raise InputError(f"--source {source}: {item.key}: {error}") from None
+        if picture.width != picture.height:
+            raise InputError(
+                f"--source {source}: {item.key} is {picture.width}x{picture.height}; square ones are needed"
+            )
+        for side in sides:
+            images[side].append(np.asarray(fit(picture, side)))
+        captions.append(" ".join(caption.split()))
+    texts = sorted(set(captions))
+    places = np.array([texts.index(caption) for caption in captions])
+    of_caption = [np.flatnonzero(places == place) for place in range(len(texts))]
+    return Pictures({side: np.stack(all_) for side, all_ in images.items()}, texts, of_caption)
+
+
+def draw_batch(
+    pictures: Pictures, layout: Layout, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases, (rows, side, side, 3) uint8, and the captions' places of their cells, (rows, cells), -1 for empty ones.
+
+    Half of the canvases are full, the others have any number of pictures; no caption is twice on one.
+    """
+    cells = layout.grid**2
+    canvases = np.full((rows, layout.canvas, layout.canvas, 3), 255, np.uint8)
+    shown = np.full((rows, cells), -1)
+    corners = cell_corners(layout)
+    for canvas, places in zip(canvases, shown, strict=True):
+        count = cells if rng.random() < 0.5 else rng.integers(1, cells + 1)
+        filled = rng.permutation(cells)[:count]
+        places[filled] = rng.choice(len(pictures.texts), count, replace=False)
+        for cell in filled:
+            left, top = corners[cell]
+            picture = pictures.images[layout.cell][rng.choice(pictures.of_caption[places[cell]])]
+            canvas[top : top + layout.cell, left : left + layout.cell] = picture
+    return canvases, shown
+
+
+def patches_of_cells(layout: Layout, patch: int) -> torch.Tensor:
+    """(cells, patches a cell): the row-major numbers of the patches whose middle lies in each cell.
+
+    Cells may differ by a row of patches; all give as many as the one with the fewest.
+    """
+    side = layout.canvas // patch
+    middles = (np.arange(side) + 0.5) * patch
+    found = []
+    for left, top in cell_corners(layout):
+        columns = np.flatnonzero((middles >= left) & (middles < left + layout.cell))
+        rows = np.flatnonzero((middles >= top) & (middles < top + layout.cell))
+        found.append((rows[:, None] * side + columns).flatten())
+    fewest = min(map(len, found))
+    return torch.from_numpy(np.stack([numbers[:fewest] for numbers in found]))
+
+
+class Contrast(nn.Module):
+    """A CLIP vision tower, and what its loss needs besides: a text side and projections."""
+
+    def __init__(self, config: CLIPVisionConfig, texts: list[str], width: int = 128):
+        super().__init__()
+        self.tower = CLIPVisionModel(config)
+        words = sorted({word for text in texts for word in text.split()})
+        counts = torch.tensor([[float(text.split().count(word)) for word in words] for text in texts])
+        self.register_buffer("counts", counts, persistent=False)
+        self.text = nn.Sequential(nn.Linear(len(words), 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, width) for _ in LAYERS)
+        side = config.image_size // config.patch_size
+        self.places = nn.ModuleList(nn.Linear(config.hidden_size, 2 * side) for _ in LAYERS)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(
+        self, pixels: torch.Tensor, shown: torch.Tensor, patches: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss; and for each of LAYERS the shares of right captions, by pictures and by patches, and of right rows and
+        columns.
+
+        `pixels` (rows, 3, side, side); `shown` (rows, cells), captions' places or -1; `patches` (cells, patches),
+        numbers of the patches of each cell.
+        """
+        states = self.tower(pixels, output_hidden_states=True).hidden_states
+        there, answers = shown[shown >= 0].unique(return_inverse=True)
+        texts = normalize(self.text(self.counts[there]), dim=-1)
+        side = self.tower.config.image_size // self.tower.config.patch_size
+        where = torch.arange(side**2, device=pixels.device)
+        where = torch.stack([where // side, where % side], 1).expand(len(pixels), -1, -1)
+        losses, right = [], {}
+        for layer, project, place in zip(LAYERS, self.projections, self.places, strict=True):
+            features = states[layer][:, 1:]  # (rows, all patches, hidden), without CLS
+            of_cells = features[:, patches][shown >= 0]  # (pictures, patches, hidden)
+            scale = self.log_scale.exp().clamp(max=100)
+            for name, part in (("pictures", of_cells.mean(1, keepdim=True)), ("patches", of_cells)):
+                logits = scale * normalize(project(part), dim=-1) @ texts.T
+                loss, right[f"right_{name}_{layer}"] = score(logits, answers[:, None].expand(logits.shape[:2]))
+                losses.append(loss)
+            loss, right[f"right_places_{layer}"] = score(place(features).unflatten(-1, (2, side)), where)
+            losses.append(loss)
+        return torch.stack(losses).mean(), right
+
+
+def score(logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy of `logits` (..., classes) and the share of right ones."""
+    loss = cross_entropy(logits.flatten(0, -2), answers.flatten())
+    return loss, (logits.argmax(-1) == answers).float().mean()
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--source", required=True, type=Path, help=f"square pictures and their captions: {FORMS}")
+    add("--output_dir", required=True, type=Path, help="folder of the run and of the tower")
+    add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side of the canvases, in turn (%(default)s)")
+    add("--image_size", type=int, default=144, help="side of a canvas, px (%(default)s)")
+    add("--patch_size", type=int, default=12, help="px (%(default)s)")
+    add("--hidden_size", type=int, default=128, help="width (%(default)s)")
+    add("--layers", type=int, default=5, help="(%(default)s)")
+    add("--heads", type=int, default=4, help="attention heads (%(default)s)")
+    add("--steps", type=int, default=6000, help="updates (%(default)s)")
+    add("--batch_size", type=int, default=32, help="canvases in one update (%(default)s)")
+    add("--learning_rate", type=float, default=1e-3, help="peak of a cosine, after 100 updates (%(default)s)")
+    add("--save_steps", type=int, default=250, help="a killed run loses at most so many updates (%(default)s)")
+    add("--seed", type=int, default=0, help="of weights and canvases (%(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    check(args)
+    layouts = [make_layout(grid, args.image_size, None, 1, 1) for grid in args.grids]
+    identity = {name: value for name, value in vars(args).items() if name not in ("output_dir", "save_steps", "source")}
+    identity["source_fingerprint"] = find_source(args.source).fingerprint
+    with run_folder.lock_folder(args.output_dir):
+        check_folder(args.output_dir, identity)
+        if run_folder.is_finished(args.output_dir):
+            print(f"{args.output_dir}: finished already; nothing to do")
+            return
+        train(args, layouts, identity)
+
+
+def check(args: argparse.Namespace) -> None:
+    """InputError for sizes that do not go together."""
+    for flag in ("steps", "batch_size", "save_steps", "layers"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
+    if args.image_size % args.patch_size:
+        raise InputError(f"--image_size {args.image_size} --patch_size {args.patch_size}: patches must fill the image")
+    if args.hidden_size % args.heads:
+        raise InputError(f"--hidden_size {args.hidden_size} --heads {args.heads}: heads must share it evenly")
+
+
+def check_folder(folder: Path, identity: dict) -> None:
+    """Mark `folder` as this run's; InputError if it is another's or holds other files."""
+    path = folder / RUN
+    if path.is_file():
+        changes = differences(json.loads(path.read_text(encoding="utf-8")), identity)
+        if changes:
+            raise InputError(f"--output_dir {folder}: holds another run ({changes}); choose another folder")
+    elif {one.name for one in folder.iterdir()} - {run_folder.LOCK}:
+        raise InputError(f"--output_dir {folder}: holds files of other origin; choose an empty folder")
+    else:
+        write_atomic(path, json.dumps(identity, indent=2) + "\n")
+
+
+def train(args: argparse.Namespace, layouts: list[Layout], identity: dict) -> None:
+    folder, side = args.output_dir, {"height": args.image_size, "width": args.image_size}
+    pictures = read_pictures(args.source, [layout.cell for layout in layouts])
+    patches = [patches_of_cells(layout, args.patch_size) for layout in layouts]
+    torch.manual_seed(args.seed)
+    config = CLIPVisionConfig(
+        hidden_size=args.hidden_size,
+        intermediate_size=3 * args.hidden_size,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        image_size=args.image_size,
+        patch_size=args.patch_size,
+        projection_dim=args.hidden_size,
+    )
+    model = Contrast(config, pictures.texts).to(DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args.steps))
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    start = load_state(folder / STATE, parts)
+    run_folder.cut_log(folder, start)
+    mean, std = (torch.tensor(values, device=DEVICE) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    for step in tqdm(range(start, args.steps), "training", args.steps, initial=start, unit=" steps"):
+        rng = np.random.default_rng([args.seed, step])  # of the step: a resumed run sees the same canvases
+        layout, own = layouts[step % len(layouts)], patches[step % len(layouts)]
+        canvases, shown = draw_batch(pictures, layout, args.batch_size, rng)
+        pixels = (torch.from_numpy(canvases).to(DEVICE).float() / 255 - mean) / std
+        loss, right = model(pixels.permute(0, 3, 1, 2), torch.from_numpy(shown).to(DEVICE), own.to(DEVICE))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        line = {"step": step + 1, "loss": loss.item(), "learning_rate": schedule.get_last_lr()[0]}
+        run_folder.append_log(folder, line | {name: share.item() for name, share in right.items()})
+        if (step + 1) % args.save_steps == 0 or step + 1 == args.steps:
+            save_state(folder / STATE, parts, step + 1)
+            draw_loss_curve(folder, folder / "loss.png")
+    model.tower.save_pretrained(folder)
+    image_processor_class("clip", "CLIPImageProcessor")(
+        size={"shortest_edge": args.image_size}, crop_size=side
+    ).save_pretrained(folder)
+    training = {"settings": identity, "versions": versions(), "provenance": provenance()}
+    write_atomic(folder / run_folder.TRAINING, json.dumps(training, indent=2) + "\n")
+    (folder / STATE).unlink()
+    print(f"{folder}: the tower; loss curve: loss.png")
+
+
+def rate(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def save_state(path: Path, parts: dict, step: int) -> None:
+    buffer = BytesIO()
+    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_state(path: Path, parts: dict) -> int:
+    """Put a saved state into `parts` and return the update after which it was saved; 0 if there is none."""
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["step"]
+
+
+if __name__ == "__main__":
+    run_script(main)
