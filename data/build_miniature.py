@@ -6,13 +6,15 @@ Writes, in a few minutes:
 
     pictures/{train,test}/  pictures with captions.jsonl, an image-caption source; no test caption is in train
     captions.json           pre-training, as blip_laion_cc_sbu_558k.json: a canvas with one picture, and its caption
-    instructions.json       tuning, as llava_v1_5_mix665k.json: canvases of up to grid x grid pictures; questions about
-                            what is in a cell, where something is, and the probe's own
-    images/                 the canvases of both
+    few.json                tuning, as llava_v1_5_mix665k.json: canvases of two to four pictures; what is in a cell,
+                            where something is
+    instructions.json       tuning: canvases of up to grid x grid pictures; the same questions, and the probe's own
+    images/                 the canvases of all three
     probe/ similarity/      from the test pictures, by build_probe.py (with negatives) and build_similarity.py
 
-No cell is favoured: in captions.json and instructions.json every cell is filled, asked for and answered equally often
-(data/miniature_conversations.py).
+No cell is favoured: in all three every cell is filled, asked for and answered equally often
+(data/miniature_conversations.py). Models learned to search few pictures in minutes and a full grid then; from full
+grids alone, not at all in that time.
 """
 
 import argparse
@@ -38,6 +40,9 @@ from models.errors import ArgumentParser, InputError, run_script
 from models.writing import new_folder
 
 GAP, BORDER = 1, 1  # px, on a canvas of the model's own size
+FEW = [2, 3, 4]  # pictures on a canvas, one of these numbers
+FEW_MIX = {CELL: 0.15, PLACE: 0.85}  # shares of the questions
+FULL_MIX = {CELL: 0.25, PLACE: 0.5, MATCH: 0.25}
 
 
 def make_parser() -> ArgumentParser:
@@ -48,10 +53,9 @@ def make_parser() -> ArgumentParser:
     add("--output_dir", required=True, type=Path, help="an empty or new folder; it comes whole or not at all")
     add("--pictures", type=int, default=48, help="training pictures of every concept (%(default)s)")
     add("--test_pictures", type=int, default=4, help="test pictures of every concept (%(default)s)")
-    add("--captions", type=int, default=9_000, help="canvases for pre-training, about (%(default)s)")
-    add("--instructions", type=int, default=90_000, help="canvases for tuning, about (%(default)s)")
-    add("--filled", type=int, nargs="+", default=[1, 2, 3, 5, 9], help="pictures on them, one of these numbers")
-    add("--mix", type=float, nargs=3, default=[0.35, 0.4, 0.25], help="shares of the questions: cell, place, match")
+    add("--captions", type=int, default=9_000, help="canvases of captions.json, about (%(default)s)")
+    add("--few", type=int, default=27_000, help="canvases of few.json, about (%(default)s)")
+    add("--instructions", type=int, default=72_000, help="canvases of instructions.json, about (%(default)s)")
     add("--grid", type=int, default=3, help="cells a side of a canvas (%(default)s)")
     add("--canvas", type=int, default=144, help="side of a training canvas, px: the model's (%(default)s)")
     add("--probe_captions", type=int, default=300, help="captions of probe and similarity set (%(default)s)")
@@ -69,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
             draw_source(folder / "pictures" / split, split, count, args.seed, pool)
         rows = {
             "captions": plan_captions(args, layout),
-            "instructions": plan_instructions(args, layout),
+            "few": plan_tuning("few", args.few, FEW, FEW_MIX, args, layout),
+            "instructions": plan_tuning("instructions", args.instructions, full(args.grid), FULL_MIX, args, layout),
         }
         for name, samples in rows.items():
             write_canvases(folder, name, samples, layout, pool)
@@ -85,15 +90,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """InputError for numbers that make no world."""
-    for flag in ("pictures", "test_pictures", "captions", "instructions", "probe_captions", "workers"):
+    for flag in ("pictures", "test_pictures", "captions", "few", "instructions", "probe_captions", "workers"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
-    if not 2 <= args.grid <= 6 or not all(1 <= number <= args.grid**2 for number in args.filled):
-        raise InputError(
-            f"--filled {args.filled} --grid {args.grid}: from 1 picture to grid x grid, the grid from 2 to 6"
-        )
-    if min(args.mix) < 0 or not sum(args.mix):
-        raise InputError(f"--mix {args.mix}: three shares, none negative, not all zero")
     available = args.test_pictures * len(concepts("test"))
     if args.probe_captions > available:
         raise InputError(f"--probe_captions {args.probe_captions}: there are {available} test pictures; raise them")
@@ -136,17 +135,23 @@ def plan_captions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[di
         yield _sample(f"captions_{number:06d}", [("<image>", captions[concept])]), _choose(canvas.concepts, args, rng)
 
 
-def plan_instructions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[dict, dict[int, str]]]:
+def full(grid: int) -> list[int]:
+    """Numbers of pictures, one of which is drawn for a canvas: half of the canvases are full."""
+    cells = grid**2
+    return [2, cells // 2, cells, cells]
+
+
+def plan_tuning(
+    name: str, canvases: int, filled: list[int], mix: dict[str, float], args: argparse.Namespace, layout: Layout
+) -> Iterator[tuple[dict, dict[int, str]]]:
     """The same for canvases of several pictures, with questions."""
-    rng = random.Random(f"{args.seed} instructions")
+    rng = random.Random(f"{args.seed} {name}")
     captions = [concept.caption for concept in concepts("train")]
-    mix = dict(zip((CELL, PLACE, MATCH), args.mix, strict=True))
-    groups = _groups(args.instructions, layout)
-    plans = plan_canvases(groups, len(captions), layout.grid, args.filled, mix, rng)
+    plans = plan_canvases(_groups(canvases, layout), len(captions), layout.grid, filled, mix, rng)
     for number, canvas in enumerate(plans):
         turns = converse(canvas, captions, layout.grid, rng)
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
-        yield _sample(f"instructions_{number:06d}", turns), _choose(canvas.concepts, args, rng)
+        yield _sample(f"{name}_{number:06d}", turns), _choose(canvas.concepts, args, rng)
 
 
 def _groups(canvases: int, layout: Layout) -> int:
@@ -189,7 +194,7 @@ def _draw_canvas(folder: Path, layout: Layout, task: tuple[str, dict[int, str]])
 def manifest(args: argparse.Namespace, folder: Path) -> dict:
     """What was asked for, how much there is, and hashes of the texts."""
     values = {name: value for name, value in vars(args).items() if name not in ("output_dir", "workers")}
-    files = ["captions.json", "instructions.json", "probe/probe.jsonl", "similarity/similarity.jsonl"]
+    files = ["captions.json", "few.json", "instructions.json", "probe/probe.jsonl", "similarity/similarity.jsonl"]
     return {
         "build": "miniature",
         "arguments": values,

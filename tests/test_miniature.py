@@ -18,7 +18,7 @@ from data.miniature_world import BACKGROUNDS, COLOURS, SHADE, all_concepts, conc
 from eval.probe import PROMPT
 from models.errors import InputError
 
-SMALL = ["--pictures", "2", "--test_pictures", "1", "--captions", "18", "--instructions", "90"]
+SMALL = ["--pictures", "2", "--test_pictures", "1", "--captions", "18", "--few", "18", "--instructions", "90"]
 SMALL += ["--probe_captions", "12", "--workers", "1"]
 
 
@@ -108,7 +108,7 @@ def test_answers_are_true():
 
 def test_the_files_are_those_of_the_big_data(world):
     train = {concept.caption for concept in concepts("train")}
-    for name, count in (("captions", 18), ("instructions", 90)):
+    for name, count in (("captions", 18), ("few", 18), ("instructions", 90)):
         samples = list(read_samples(world / f"{name}.json"))
         assert len(samples) == count
         for sample in samples:
@@ -120,7 +120,7 @@ def test_the_files_are_those_of_the_big_data(world):
     similarity = [json.loads(line) for line in (world / "similarity" / "similarity.jsonl").read_text().splitlines()]
     assert len(similarity) == 108
     manifest = json.loads((world / "manifest.json").read_text())
-    assert manifest["canvases"] == 108
+    assert manifest["canvases"] == 126
 
 
 def test_a_canvas_shows_the_picture_that_is_asked_for(world):
@@ -152,8 +152,7 @@ def test_the_same_seed_gives_the_same_bytes(world, tmp_path):
     ("words", "told"),
     [
         (["--pictures", "0"], "--pictures 0: must be 1 or more"),
-        (["--filled", "10"], "--filled [10] --grid 3: from 1 picture"),
-        (["--mix", "0", "0", "0"], "--mix [0.0, 0.0, 0.0]: three shares"),
+        (["--grid", "7"], "--grid 7: must be 2 to 6"),
         (["--probe_captions", "1000"], "--probe_captions 1000: there are 86 test pictures"),
     ],
 )

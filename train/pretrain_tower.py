@@ -10,13 +10,12 @@ and must tell their patch's row and column: what contrast alone leaves of the pl
 bag of words, is thrown away. A killed run goes on when it is started again, with the weights of one that was not.
 
 What is written is a CLIP vision model with its image processor, as train/sft.py's `vision_tower` takes it. All pictures
-are held in memory, at the size of a cell.
+are held in memory, at the sizes of the cells. Of several image sizes, the position table is that of the first and
+resampled for the others, so that the tower works at those, too.
 """
 
 import argparse
-import json
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,23 +23,16 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from data.canvas import Layout, PictureError, cell_corners, decode, fit, make_layout
-from data.files import write_atomic
 from data.sources import FORMS, find_source
 from models.errors import ArgumentParser, InputError, run_script
 from models.processors import image_processor_class
-from models.provenance import differences, provenance, versions
-from train import run_folder
-from train.loss_curve import draw_loss_curve
+from train.pretraining import DEVICE, optimize, run_in
 
 LAYERS = (-2, -1)  # of the tower: the one that LLaVA reads, and the one that CLIP does
-WARMUP = 100  # updates
-RUN, STATE = "run.json", "state.pt"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Pictures(NamedTuple):
@@ -125,8 +117,8 @@ class Contrast(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
         self.text = nn.Sequential(nn.Linear(len(words), 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.projections = nn.ModuleList(nn.Linear(config.hidden_size, width) for _ in LAYERS)
-        side = config.image_size // config.patch_size
-        self.places = nn.ModuleList(nn.Linear(config.hidden_size, 2 * side) for _ in LAYERS)
+        self.side = config.image_size // config.patch_size
+        self.places = nn.ModuleList(nn.Linear(config.hidden_size, 2 * self.side) for _ in LAYERS)
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def forward(
@@ -138,12 +130,13 @@ class Contrast(nn.Module):
         `pixels` (rows, 3, side, side); `shown` (rows, cells), captions' places or -1; `patches` (cells, patches),
         numbers of the patches of each cell.
         """
-        states = self.tower(pixels, output_hidden_states=True).hidden_states
+        states = self.tower(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
         there, answers = shown[shown >= 0].unique(return_inverse=True)
         texts = normalize(self.text(self.counts[there]), dim=-1)
-        side = self.tower.config.image_size // self.tower.config.patch_size
+        side = pixels.shape[-1] // self.tower.config.patch_size
         where = torch.arange(side**2, device=pixels.device)
-        where = torch.stack([where // side, where % side], 1).expand(len(pixels), -1, -1)
+        where = torch.stack([where // side, where % side], 1) * self.side // side  # as of an image of the tower's size
+        where = where.expand(len(pixels), -1, -1)
         losses, right = [], {}
         for layer, project, place in zip(LAYERS, self.projections, self.places, strict=True):
             features = states[layer][:, 1:]  # (rows, all patches, hidden), without CLS
@@ -153,7 +146,7 @@ class Contrast(nn.Module):
                 logits = scale * normalize(project(part), dim=-1) @ texts.T
                 loss, right[f"right_{name}_{layer}"] = score(logits, answers[:, None].expand(logits.shape[:2]))
                 losses.append(loss)
-            loss, right[f"right_places_{layer}"] = score(place(features).unflatten(-1, (2, side)), where)
+            loss, right[f"right_places_{layer}"] = score(place(features).unflatten(-1, (2, self.side)), where)
             losses.append(loss)
         return torch.stack(losses).mean(), right
 
@@ -172,12 +165,14 @@ def make_parser() -> ArgumentParser:
     add("--source", required=True, type=Path, help=f"square pictures and their captions: {FORMS}")
     add("--output_dir", required=True, type=Path, help="folder of the run and of the tower")
     add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side of the canvases, in turn (%(default)s)")
-    add("--image_size", type=int, default=144, help="side of a canvas, px (%(default)s)")
+    add(
+        "--image_sizes", type=int, nargs="+", default=[144, 192], help="sides of a canvas, px; the first is the tower's"
+    )
     add("--patch_size", type=int, default=12, help="px (%(default)s)")
     add("--hidden_size", type=int, default=128, help="width (%(default)s)")
     add("--layers", type=int, default=5, help="(%(default)s)")
     add("--heads", type=int, default=4, help="attention heads (%(default)s)")
-    add("--steps", type=int, default=6000, help="updates (%(default)s)")
+    add("--steps", type=int, default=4000, help="updates (%(default)s)")
     add("--batch_size", type=int, default=32, help="canvases in one update (%(default)s)")
     add("--learning_rate", type=float, default=1e-3, help="peak of a cosine, after 100 updates (%(default)s)")
     add("--save_steps", type=int, default=250, help="a killed run loses at most so many updates (%(default)s)")
@@ -188,15 +183,12 @@ def make_parser() -> ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     check(args)
-    layouts = [make_layout(grid, args.image_size, None, 1, 1) for grid in args.grids]
-    identity = {name: value for name, value in vars(args).items() if name not in ("output_dir", "save_steps", "source")}
-    identity["source_fingerprint"] = find_source(args.source).fingerprint
-    with run_folder.lock_folder(args.output_dir):
-        check_folder(args.output_dir, identity)
-        if run_folder.is_finished(args.output_dir):
-            print(f"{args.output_dir}: finished already; nothing to do")
-            return
-        train(args, layouts, identity)
+    layouts = [make_layout(grid, size, None, 1, 1) for size in args.image_sizes for grid in args.grids]
+    settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "save_steps", "source")}
+    settings["source_fingerprint"] = find_source(args.source).fingerprint
+    with run_in(args.output_dir, settings) as unfinished:
+        if unfinished:
+            train(args, layouts)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -204,90 +196,42 @@ def check(args: argparse.Namespace) -> None:
     for flag in ("steps", "batch_size", "save_steps", "layers"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
-    if args.image_size % args.patch_size:
-        raise InputError(f"--image_size {args.image_size} --patch_size {args.patch_size}: patches must fill the image")
+    for size in args.image_sizes:
+        if size % args.patch_size:
+            raise InputError(f"--image_sizes {size} --patch_size {args.patch_size}: patches must fill the image")
     if args.hidden_size % args.heads:
         raise InputError(f"--hidden_size {args.hidden_size} --heads {args.heads}: heads must share it evenly")
 
 
-def check_folder(folder: Path, identity: dict) -> None:
-    """Mark `folder` as this run's; InputError if it is another's or holds other files."""
-    path = folder / RUN
-    if path.is_file():
-        changes = differences(json.loads(path.read_text(encoding="utf-8")), identity)
-        if changes:
-            raise InputError(f"--output_dir {folder}: holds another run ({changes}); choose another folder")
-    elif {one.name for one in folder.iterdir()} - {run_folder.LOCK}:
-        raise InputError(f"--output_dir {folder}: holds files of other origin; choose an empty folder")
-    else:
-        write_atomic(path, json.dumps(identity, indent=2) + "\n")
-
-
-def train(args: argparse.Namespace, layouts: list[Layout], identity: dict) -> None:
-    folder, side = args.output_dir, {"height": args.image_size, "width": args.image_size}
-    pictures = read_pictures(args.source, [layout.cell for layout in layouts])
-    patches = [patches_of_cells(layout, args.patch_size) for layout in layouts]
+def train(args: argparse.Namespace, layouts: list[Layout]) -> None:
+    pictures = read_pictures(args.source, sorted({layout.cell for layout in layouts}))
     torch.manual_seed(args.seed)
+    size = args.image_sizes[0]
     config = CLIPVisionConfig(
         hidden_size=args.hidden_size,
         intermediate_size=3 * args.hidden_size,
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
-        image_size=args.image_size,
+        image_size=size,
         patch_size=args.patch_size,
         projection_dim=args.hidden_size,
     )
     model = Contrast(config, pictures.texts).to(DEVICE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, args.steps))
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    start = load_state(folder / STATE, parts)
-    run_folder.cut_log(folder, start)
     mean, std = (torch.tensor(values, device=DEVICE) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    for step in tqdm(range(start, args.steps), "training", args.steps, initial=start, unit=" steps"):
-        rng = np.random.default_rng([args.seed, step])  # of the step: a resumed run sees the same canvases
-        layout, own = layouts[step % len(layouts)], patches[step % len(layouts)]
+
+    def step_loss(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        layout = layouts[rng.choice(len(layouts))]
         canvases, shown = draw_batch(pictures, layout, args.batch_size, rng)
         pixels = (torch.from_numpy(canvases).to(DEVICE).float() / 255 - mean) / std
-        loss, right = model(pixels.permute(0, 3, 1, 2), torch.from_numpy(shown).to(DEVICE), own.to(DEVICE))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        line = {"step": step + 1, "loss": loss.item(), "learning_rate": schedule.get_last_lr()[0]}
-        run_folder.append_log(folder, line | {name: share.item() for name, share in right.items()})
-        if (step + 1) % args.save_steps == 0 or step + 1 == args.steps:
-            save_state(folder / STATE, parts, step + 1)
-            draw_loss_curve(folder, folder / "loss.png")
-    model.tower.save_pretrained(folder)
+        patches = patches_of_cells(layout, args.patch_size).to(DEVICE)
+        return model(pixels.permute(0, 3, 1, 2), torch.from_numpy(shown).to(DEVICE), patches)
+
+    optimize(model, step_loss, args.output_dir, args.steps, args.learning_rate, args.save_steps, args.seed)
+    model.tower.save_pretrained(args.output_dir)
     image_processor_class("clip", "CLIPImageProcessor")(
-        size={"shortest_edge": args.image_size}, crop_size=side
-    ).save_pretrained(folder)
-    training = {"settings": identity, "versions": versions(), "provenance": provenance()}
-    write_atomic(folder / run_folder.TRAINING, json.dumps(training, indent=2) + "\n")
-    (folder / STATE).unlink()
-    print(f"{folder}: the tower; loss curve: loss.png")
-
-
-def rate(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def save_state(path: Path, parts: dict, step: int) -> None:
-    buffer = BytesIO()
-    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def load_state(path: Path, parts: dict) -> int:
-    """Put a saved state into `parts` and return the update after which it was saved; 0 if there is none."""
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["step"]
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(args.output_dir)
+    print(f"{args.output_dir}: the tower; loss curve: loss.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The miniature's parts before they meet: the contrastive pretraining of the tower, the fresh language model."""
+"""The miniature's parts before they meet: pretraining of the tower and of the language model."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from data.canvas import make_layout
 from eval.probe import PROMPT
@@ -18,12 +18,12 @@ from models import load_model
 from models.assemble import assemble_llava
 from models.errors import InputError
 from tests.training import SAMPLES
-from train import fresh_language_model, pretrain_tower
+from train import pretrain_language_model, pretrain_tower
 from train.pretrain_tower import draw_batch, main, patches_of_cells, read_pictures
 from train.run_folder import read_log
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
-SMALL = ["--image_size", "48", "--patch_size", "8", "--hidden_size", "16", "--layers", "2", "--heads", "2"]
+SMALL = ["--image_sizes", "48", "64", "--patch_size", "8", "--hidden_size", "16", "--layers", "2", "--heads", "2"]
 SMALL += ["--batch_size", "8", "--grids", "2", "--steps", "30", "--save_steps", "5"]
 
 
@@ -49,10 +49,11 @@ def tower(source, tmp_path_factory) -> Path:
 def test_the_tower_learns_what_is_where(tower):
     log = read_log(tower)
     assert [line["step"] for line in log] == list(range(1, 151))
-    shares = [f"right_{name}_{layer}" for name in ("pictures", "patches", "places") for layer in (-2, -1)]
-    for share in shares:
-        assert log[0][share] < 0.75
-        assert np.mean([line[share] for line in log[-10:]]) > 0.95
+    for name, least in (("pictures", 0.95), ("patches", 0.95), ("places", 0.6)):  # of 6 rows and columns
+        for layer in (-2, -1):
+            share = [line[f"right_{name}_{layer}"] for line in log]
+            assert share[0] < 0.75
+            assert np.mean(share[-10:]) > least
 
 
 def test_a_batch_is_what_it_says(source):
@@ -72,10 +73,15 @@ def test_a_batch_is_what_it_says(source):
     assert {int(number) for number in (shown >= 0).sum(1)} == {1, 2, 3, 4}
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
-    unbroken = pretrain(source, tmp_path / "unbroken")
-    command = [sys.executable, pretrain_tower.__file__, "--source", source, "--output_dir", tmp_path / "killed", *SMALL]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("module", [pretrain_tower, pretrain_language_model], ids=lambda module: module.__name__)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(module, source, tmp_path):
+    words = ["--source", str(source), *SMALL]
+    if module is pretrain_language_model:
+        words = ["--data", str(SAMPLES / "instructions.json"), "--hidden_size", "16", "--layers", "1"]
+        words += ["--steps", "30", "--save_steps", "5", "--batch_size", "4"]
+    module.main([*words, "--output_dir", str(tmp_path / "unbroken")])
+    command = [sys.executable, module.__file__, *words, "--output_dir", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while not (tmp_path / "killed" / "state.pt").exists():
         assert time.monotonic() < end
@@ -84,11 +90,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(source, tmp_path):
     process.kill()
     process.wait()
     assert not (tmp_path / "killed" / "training.json").exists()
-    killed = pretrain(source, tmp_path / "killed")
-    left, right = (load_file(folder / "model.safetensors") for folder in (unbroken, killed))
+    module.main([*words, "--output_dir", str(tmp_path / "killed")])
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("unbroken", "killed"))
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert read_log(unbroken) == read_log(killed)
+    assert read_log(tmp_path / "unbroken") == read_log(tmp_path / "killed")
 
 
 def test_a_finished_run_is_left_alone_and_another_is_refused(tower, source, capsys):
@@ -104,7 +110,7 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tower, source, caps
     ("words", "told"),
     [
         (["--grids", "7"], "--grid 7: must be 2 to 6"),
-        (["--patch_size", "7"], "--image_size 48 --patch_size 7"),
+        (["--patch_size", "7"], "--image_sizes 48 --patch_size 7"),
         (["--hidden_size", "15"], "--hidden_size 15 --heads 2"),
         (["--steps", "0"], "--steps 0: must be 1 or more"),
         (["--source", "/nowhere"], "--source /nowhere: no such"),
@@ -123,14 +129,32 @@ def test_pictures_that_are_not_square(tmp_path):
         read_pictures(tmp_path, [20])
 
 
-def test_a_fresh_language_model_and_the_tower_make_a_llava(tower, tmp_path):
-    words = ["--data", str(SAMPLES / "instructions.json"), "--hidden_size", "16", "--layers", "2"]
-    fresh_language_model.main([*words, "--output_dir", str(tmp_path / "language_model")])
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "language_model")
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("language_model") / "run"
+    words = ["--data", str(SAMPLES / "instructions.json"), "--output_dir", str(folder), "--steps", "120"]
+    pretrain_language_model.main([*words, "--hidden_size", "32", "--batch_size", "8", "--learning_rate", "0.01"])
+    return folder
+
+
+def test_the_language_model_learns_its_texts(language_model):
+    losses = [line["loss"] for line in read_log(language_model)]
+    assert losses[0] > 5  # of 512 tokens, each as likely: 6.2
+    assert np.mean(losses[-5:]) < 3
+    model, tokenizer = (kind.from_pretrained(language_model) for kind in (LlamaForCausalLM, AutoTokenizer))
+    rows = tokenizer(["A chat between a curious user and an artificial"], return_tensors="pt")
+    assert tokenizer.decode(model(**rows).logits[0, -1].argmax()) == " intelligence"
+
+
+def test_the_tokenizer_spells_what_it_never_saw(language_model):
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
     text = PROMPT.format(caption="Ça, c'est <une> pipe 🙂")
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     assert tokenizer.tokenize("USER: ")[0] != "U"
-    folder = assemble_llava(tower, tmp_path / "language_model", tmp_path / "llava", dtype="float32")
+
+
+def test_the_parts_make_a_llava(tower, language_model, tmp_path):
+    folder = assemble_llava(tower, language_model, tmp_path / "llava", dtype="float32")
     model, processor = load_model(folder, dtype="float32")
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e6
     features = load_file(tower / "model.safetensors")
@@ -146,5 +170,5 @@ def test_a_fresh_language_model_and_the_tower_make_a_llava(tower, tmp_path):
 def test_a_bad_size_of_a_language_model(tmp_path):
     words = ["--data", str(SAMPLES / "instructions.json"), "--output_dir", str(tmp_path / "out"), "--hidden_size", "18"]
     with pytest.raises(InputError, match="--hidden_size 18 --heads 2"):
-        fresh_language_model.main([*words, "--heads", "2"])
+        pretrain_language_model.main([*words, "--heads", "2"])
     assert not (tmp_path / "out").exists()
