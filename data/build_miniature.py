@@ -35,7 +35,7 @@ from data.canvas import Layout, draw_cells, fit, make_layout
 from data.files import write_atomic
 from data.instruction_formats import as_array
 from data.miniature_conversations import CELL, MATCH, PLACE, converse, plan_canvases
-from data.miniature_world import concepts, draw_picture
+from data.miniature_world import concepts, draw_picture, neighbours
 from models.errors import ArgumentParser, InputError, run_script
 from models.writing import new_folder
 
@@ -128,9 +128,10 @@ def picture_name(concept: int, variant: int) -> str:
 def plan_captions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[dict, dict[int, str]]]:
     """(sample in LLaVA's form, picture of each filled cell) for canvases of one picture, with its caption."""
     rng = random.Random(f"{args.seed} captions")
-    captions = [concept.caption for concept in concepts("train")]
-    groups = _groups(args.captions, layout)
-    for number, canvas in enumerate(plan_canvases(groups, len(captions), layout.grid, [1], {CELL: 1}, rng)):
+    ours = concepts("train")
+    captions = [concept.caption for concept in ours]
+    plans = plan_canvases(_groups(args.captions, layout), neighbours(ours), layout.grid, [1], {CELL: 1}, rng)
+    for number, canvas in enumerate(plans):
         (concept,) = canvas.concepts.values()
         yield _sample(f"captions_{number:06d}", [("<image>", captions[concept])]), _choose(canvas.concepts, args, rng)
 
@@ -146,10 +147,11 @@ def plan_tuning(
 ) -> Iterator[tuple[dict, dict[int, str]]]:
     """The same for canvases of several pictures, with questions."""
     rng = random.Random(f"{args.seed} {name}")
-    captions = [concept.caption for concept in concepts("train")]
-    plans = plan_canvases(_groups(canvases, layout), len(captions), layout.grid, filled, mix, rng)
+    ours = concepts("train")
+    captions = [concept.caption for concept in ours]
+    plans = plan_canvases(_groups(canvases, layout), neighbours(ours), layout.grid, filled, mix, rng)
     for number, canvas in enumerate(plans):
-        turns = converse(canvas, captions, layout.grid, rng)
+        turns = converse(canvas, captions, layout.grid)
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
         yield _sample(f"{name}_{number:06d}", turns), _choose(canvas.concepts, args, rng)
 

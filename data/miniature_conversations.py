@@ -4,6 +4,10 @@ Canvases come in groups of as many as there are cells. A group shares its plan: 
 turn asks, about which cell. Canvas j of a group has all cells moved on by j, so that in every group each cell is
 filled, asked for and answered exactly as often as any other, in every kind of turn and at every turn. What is in the
 cells is drawn anew for each canvas.
+
+On half of the canvases the pictures resemble one another, and what is asked for in vain resembles one of them: they
+differ in one value. Where all are drawn alone, two values tell three pictures apart nearly always, and models that
+were trained so looked for number and colour only.
 """
 
 import random
@@ -15,6 +19,7 @@ from eval.probe import PROMPT
 
 CELL, PLACE, MATCH = "cell", "place", "match"
 NOWHERE = "nowhere"
+ALIKE = 0.5  # share of the canvases whose pictures resemble one another
 ABSENT = {PLACE: 0.15, MATCH: 0.5}  # share of these turns that ask for what is not on the canvas
 
 
@@ -26,32 +31,47 @@ class Turn(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """Which concept (its place in the list of captions) each filled cell shows, and the questions about them."""
+    """Which concept (its place in the list) each filled cell shows, those to ask for in vain, and the questions."""
 
     concepts: dict[int, int]
+    absent: list[int]
     turns: list[Turn]
 
 
 def plan_canvases(
-    groups: int, concepts: int, grid: int, filled: list[int], mix: dict[str, float], rng: random.Random
+    groups: int, near: list[list[int]], grid: int, filled: list[int], mix: dict[str, float], rng: random.Random
 ) -> Iterator[Canvas]:
     """`groups * grid**2` canvases, each with a question more than pictures, of the kinds in `mix` (kind -> share).
 
-    No picture is asked about twice on a canvas: an earlier turn would answer for the image.
-
-    `filled` are the numbers of pictures on a canvas, equally likely; `concepts` is how many there are to draw from. No
-    concept is twice on a canvas.
+    `near` has for every concept those that differ from it in one value; `filled` are the numbers of pictures on a
+    canvas, equally likely. No concept is twice on a canvas, and no picture is asked about twice: an earlier turn would
+    answer for the image.
     """
     cells = grid**2
     for _ in range(groups):
         plan = rng.sample(range(cells), rng.choice(filled))
         asked = _turns(plan, mix, rng)
+        missing = sum(turn.cell is None for turn in asked)
         for shift in range(cells):
             moved = [(cell + shift) % cells for cell in plan]
+            drawn = draw_concepts(len(plan) + missing, near, rng)
+            shown = rng.sample(drawn, len(plan))
             yield Canvas(
-                dict(zip(moved, rng.sample(range(concepts), len(moved)), strict=True)),
+                dict(zip(moved, shown, strict=True)),
+                [concept for concept in drawn if concept not in shown],
                 [turn if turn.cell is None else turn._replace(cell=(turn.cell + shift) % cells) for turn in asked],
             )
+
+
+def draw_concepts(count: int, near: list[list[int]], rng: random.Random) -> list[int]:
+    """`count` different concepts: each by itself, or (ALIKE) each after the first next to one that is there already."""
+    if rng.random() >= ALIKE:
+        return rng.sample(range(len(near)), count)
+    drawn = [rng.randrange(len(near))]
+    while len(drawn) < count:
+        next_to = [place for place in near[rng.choice(drawn)] if place not in drawn]
+        drawn.append(rng.choice(next_to or [place for place in range(len(near)) if place not in drawn]))
+    return drawn
 
 
 def _turns(filled: list[int], mix: dict[str, float], rng: random.Random) -> list[Turn]:
@@ -65,11 +85,10 @@ def _turns(filled: list[int], mix: dict[str, float], rng: random.Random) -> list
     return turns or [Turn(rng.choice(list(mix)), filled[0])]
 
 
-def converse(canvas: Canvas, captions: list[str], grid: int, rng: random.Random) -> list[tuple[str, str]]:
+def converse(canvas: Canvas, captions: list[str], grid: int) -> list[tuple[str, str]]:
     """(question, answer) of every turn; `captions` are those of all concepts, in order."""
     names = [name.replace("_", " ") for name in cell_names(grid)]
-    shown = set(canvas.concepts.values())
-    absent = iter(rng.sample([place for place in range(len(captions)) if place not in shown], len(canvas.turns)))
+    absent = iter(canvas.absent)
     return [
         _ask(turn, captions[next(absent) if turn.cell is None else canvas.concepts[turn.cell]], names)
         for turn in canvas.turns

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Train the miniature LVLM from nothing: its world, the vision tower, the language model, then LLaVA's two stages.
+# Train the miniature LVLM from nothing: its world, the vision tower, the language model, then LLaVA's two stages, the
+# second in two parts.
 #
-#     sh scripts/train_miniature.sh [arguments of train/sft.py, for both stages]
+#     sh scripts/train_miniature.sh [arguments of train/sft.py, for LLaVA's stages]
 #
 # The same command goes on with what was killed and leaves what is finished. SEED draws the language model, the
 # projector and the order of the data; world and tower are the same for all. docs/miniature.md has times.
@@ -23,6 +24,7 @@ case $POSITION_BALANCE in
 esac
 language_model=$CHECKPOINTS/language_model-$SEED
 pretrained=$CHECKPOINTS/pretrain-$SEED-$arm
+few=$CHECKPOINTS/few-$SEED-$arm
 tuned=$CHECKPOINTS/finetune-$SEED-$arm
 
 [ -f "$DATA/manifest.json" ] || python data/build_miniature.py --output_dir "$DATA"
@@ -39,5 +41,6 @@ stage() {
 }
 stage pretrain "$pretrained" --data "$DATA/captions.json" --vision_tower "$CHECKPOINTS/tower" \
     --language_model "$language_model" "$@"
-stage finetune "$tuned" --data "$DATA/instructions.json" --model_path "$pretrained" "$@"
-echo "The model: $tuned; loss curves: $pretrained/loss.png $tuned/loss.png"
+stage few "$few" --data "$DATA/few.json" --model_path "$pretrained" "$@"
+stage finetune "$tuned" --data "$DATA/instructions.json" --model_path "$few" "$@"
+echo "The model: $tuned; loss curves: $pretrained/loss.png $few/loss.png $tuned/loss.png"

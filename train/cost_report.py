@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from eval.markdown import table
 from eval.plots import save
 from train.budget import GPUS
 
@@ -33,12 +34,7 @@ def tables(costs: list[dict], gpu: str, utilisation: float, reserved_gb: float) 
             turned.append(f"{name}{others}: {knob['gb']:.1f}")
         knobs.append([cost["recipe"], "; ".join(turned)])
     heading = f"{gpu}; assumed: {utilisation:.0%} of its peak, {reserved_gb:g} GB kept free on each GPU."
-    return "\n\n".join([heading, *map(markdown, (memory, weights, knobs))])
-
-
-def markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return "\n\n".join([heading, *map(table, (memory, weights, knobs))])
 
 
 def draw_memory(costs: list[dict], gpu: str, reserved_gb: float, path: str) -> None:

@@ -6,6 +6,7 @@ loss.png, and training.json once what it trains is written. Adapting a checkpoin
 
 import json
 import math
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from io import BytesIO
@@ -68,6 +69,7 @@ def optimize(
     start = load_state(folder / STATE, parts)
     run_folder.cut_log(folder, start)
     for step in tqdm(range(start, steps), "training", steps, initial=start, unit=" steps"):
+        began = time.perf_counter()
         # A generator of the step: a resumed run draws what it would have drawn.
         loss, others = step_loss(np.random.default_rng([seed, step]))
         optimizer.zero_grad()
@@ -76,7 +78,8 @@ def optimize(
         optimizer.step()
         schedule.step()
         line = {"step": step + 1, "loss": loss.item(), "learning_rate": schedule.get_last_lr()[0]}
-        run_folder.append_log(folder, line | {name: value.item() for name, value in others.items()})
+        line |= {name: value.item() for name, value in others.items()}
+        run_folder.append_log(folder, line | {"seconds": round(time.perf_counter() - began, 3)})
         if (step + 1) % save_steps == 0 or step + 1 == steps:
             save_state(folder / STATE, parts, step + 1)
             draw_loss_curve(folder, folder / "loss.png")

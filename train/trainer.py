@@ -133,6 +133,7 @@ class SftTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             now = time.perf_counter()
+            logs["seconds"] = round(now - self.since, 3)
             logs["tokens_per_second"] = round(self.tokens / (now - self.since), 1)
             self.tokens, self.since = 0, now
             if self.is_world_process_zero():

@@ -1,0 +1,193 @@
+"""The page of the miniature's experiment, from its saved results: tables, a figure, what it cost, how to repeat it.
+
+    python eval/miniature_page.py --results_file docs/miniature.json --output docs/miniature.md
+
+Writes the figures beside the page, under its name. Nothing is computed but means over seeds and differences of them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data.files import write_atomic
+from eval.markdown import table
+from eval.miniature_results import ARMS, PAIRS
+from eval.plots import Panel, probe_heatmaps, save
+from models.errors import ArgumentParser, InputError, run_script
+
+TRAINED = "3x3-144"  # the condition of the training data
+COLUMNS = {
+    "balanced_accuracy": "balanced accuracy, %",
+    "mean": "mean over cells, %",
+    "variance_corrected": "variance over cells less noise, %²",
+    "gap": "gap, points",
+    "worst": "worst cell, %",
+    "flip": "flip rate, %",
+    "d_prime": "d'",
+}
+DRAWN = ("balanced_accuracy", "variance_corrected", "flip")
+# Okabe and Ito's colours, which stay apart in every common form of colour blindness.
+COLOURS = dict(zip(ARMS, ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73"), strict=True))
+
+
+def values(results: dict, condition: str, arm: str, name: str) -> np.ndarray:
+    """(seeds,), in the order of the seeds."""
+    runs = [seed[condition]["arms"][arm] for seed in results["seeds"].values()]
+    return np.array([run["numbers"][name]["value"] for run in runs], float)
+
+
+def spread(numbers: np.ndarray, signed: bool = False) -> str:
+    """Mean and range over seeds."""
+    form = "{:+.2f}" if signed else "{:.2f}"
+    low, mean, high = (form.format(value) for value in (numbers.min(), numbers.mean(), numbers.max()))
+    return f"{mean} ({low} to {high})"
+
+
+def arms_table(results: dict, condition: str) -> str:
+    rows = [["arm", *COLUMNS.values()]]
+    for arm in ARMS:
+        rows.append([f"**{arm}**", *(spread(values(results, condition, arm, name)) for name in COLUMNS)])
+    return table(rows)
+
+
+def pairs_table(results: dict, condition: str) -> str:
+    """Differences: mean and range over seeds, and in how many seeds the 95% interval over captions leaves out zero."""
+    names = ("balanced_accuracy", "mean", "variance", "flip")
+    rows = [["difference", *(COLUMNS.get(name, "variance over cells, %²") for name in names)]]
+    for first, second in PAIRS:
+        label, cells = f"{second} - {first}", []
+        entries = [seed[condition]["pairs"][label]["numbers"] for seed in results["seeds"].values()]
+        for name in names:
+            found = [entry[name] for entry in entries]
+            clear = sum(one["low"] is not None and not one["low"] <= 0 <= one["high"] for one in found)
+            differences = np.array([one["value"] for one in found], float)
+            cells.append(f"{spread(differences, signed=True)}, clear in {clear} of {len(found)}")
+        rows.append([label, *cells])
+    return table(rows)
+
+
+def costs_table(results: dict) -> str:
+    """Hours of each kind of run, over its seeds."""
+    kinds: dict[str, list[dict]] = {}
+    for name, cost in results["costs"].items():
+        kinds.setdefault(name.split("-")[0], []).append(cost)
+    rows = [["run", "how many", "updates each", "hours each", "hours"]]
+    for kind, found in kinds.items():
+        hours = np.array([cost["seconds"] for cost in found]) / 3600
+        updates = sorted({cost["updates"] for cost in found})
+        rows.append([kind, str(len(found)), ", ".join(map(str, updates)), f"{hours.mean():.2f}", f"{hours.sum():.2f}"])
+    total = sum(cost["seconds"] for cost in results["costs"].values()) / 3600
+    rows.append(["all", str(len(results["costs"])), "", "", f"{total:.2f}"])
+    return table(rows)
+
+
+def draw_seeds(results: dict, path: Path) -> None:
+    """A dot for each seed and a bar for their mean, by arm, one panel a measure, one row a condition."""
+    conditions = conditions_of(results)
+    figure = Figure(figsize=(3.6 * len(DRAWN), 2.3 * len(conditions)), facecolor="white", layout="constrained")
+    grid = figure.subplots(len(conditions), len(DRAWN), squeeze=False)
+    for row, condition in zip(grid, conditions, strict=True):
+        for axes, name in zip(row, DRAWN, strict=True):
+            for place, arm in enumerate(ARMS):
+                numbers = values(results, condition, arm, name)
+                axes.plot([place] * len(numbers), numbers, "o", color=COLOURS[arm], alpha=0.7, markersize=5)
+                axes.hlines(numbers.mean(), place - 0.3, place + 0.3, color=COLOURS[arm], linewidth=2)
+            axes.set_xticks(range(len(ARMS)), list(ARMS))
+            axes.set_xlim(-0.6, len(ARMS) - 0.4)
+            axes.grid(axis="y", alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+            if row is grid[0]:
+                axes.set_title(COLUMNS[name], fontsize=9)
+        row[0].set_ylabel(described(condition), fontsize=8)
+    save(figure, path)
+
+
+def draw_cells(results: dict, path: Path) -> None:
+    """Accuracy of the positives by cell, mean over seeds, one heat map an arm, in the condition of the training."""
+    panels = []
+    for arm, words in ARMS.items():
+        runs = [seed[TRAINED]["arms"][arm] for seed in results["seeds"].values()]
+        cells = np.mean([run["positives"] for run in runs], axis=0).reshape(3, 3)
+        panels.append(Panel(f"{arm}: {words}", f"mean {cells.mean():.2f} %, {len(runs)} seeds", cells))
+    probe_heatmaps(panels, path)
+
+
+def conditions_of(results: dict) -> list[str]:
+    """The condition of the training first."""
+    (first, *_) = results["seeds"].values()
+    return sorted(first, key=lambda name: (name != TRAINED, name))
+
+
+def described(condition: str) -> str:
+    grid, size = condition.split("-")
+    return f"{grid} cells, image of {size} px"
+
+
+def page(results: dict, name: str) -> str:
+    arms = "\n".join(f"- **{arm}**: {words}" for arm, words in ARMS.items())
+    parts = [INTRODUCTION.format(seeds=len(results["seeds"]), arms=arms)]
+    for condition in conditions_of(results):
+        trained = ", as trained" if condition == TRAINED else ""
+        parts.append(f"### {described(condition)}{trained}")
+        parts += [arms_table(results, condition), pairs_table(results, condition)]
+    parts.append(f"![Each seed's numbers by arm]({name}.png)")
+    parts.append(f"![Accuracy by cell, mean over seeds]({name}_cells.png)")
+    parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commit=results["commit"])]
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """# The miniature: BaPA switched on, tuned in, trained in
+
+A small LLaVA (CLIP tower, two-layer projector, Llama) that this repository trains from nothing on drawn pictures
+([its card](../models/miniature/README.md)), in five arms and {seeds} seeds each:
+
+{arms}
+
+A seed draws the language model, the projector and the order of the data; world and vision tower are the same for all.
+The probe asks about captions that no training data had, in every cell, and as often about captions that are not on the
+canvas. Numbers are means over seeds with the smallest and the largest in brackets. Below, `clear` counts the seeds
+whose own 95% interval (bootstrap over captions) leaves out zero."""
+
+COST = "On one core of a CPU, without a GPU; from the runs' logs, without reading data and evaluation."
+
+COMMANDS = """## Commands
+
+```sh
+sh scripts/experiment_miniature.sh
+```
+
+draws the world, trains, adapts and probes all arms, and writes this page; it goes on where it was killed. Its last two
+commands make the page from the saved answers:
+
+```sh
+python eval/miniature_results.py --answers_dir results/miniature/answers --checkpoints checkpoints/miniature \\
+    --output docs/miniature.json
+python eval/miniature_page.py --results_file docs/miniature.json --output docs/miniature.md
+```
+
+The results of this page were collected at commit {commit}."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--results_file", type=Path, required=True, help="of eval/miniature_results.py")
+    parser.add_argument("--output", type=Path, required=True, help="the page to write; figures come beside it")
+    arguments = parser.parse_args(argv)
+    try:
+        results = json.loads(arguments.results_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--results_file {arguments.results_file}: cannot be read ({error})") from None
+    name = arguments.output.stem
+    draw_seeds(results, arguments.output.with_name(f"{name}.png"))
+    draw_cells(results, arguments.output.with_name(f"{name}_cells.png"))
+    write_atomic(arguments.output, page(results, name))
+    print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)
