@@ -42,6 +42,7 @@ from models.writing import new_folder
 GAP, BORDER = 1, 1  # px, on a canvas of the model's own size
 FEW = [2, 3, 4]  # pictures on a canvas, one of these numbers
 FEW_MIX = {CELL: 0.15, PLACE: 0.85}  # shares of the questions
+ALIKE = 0.5  # share of the canvases of instructions.json whose pictures resemble one another
 FULL_MIX = {CELL: 0.25, PLACE: 0.5, MATCH: 0.25}
 
 
@@ -51,7 +52,7 @@ def make_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("--output_dir", required=True, type=Path, help="an empty or new folder; it comes whole or not at all")
-    add("--pictures", type=int, default=48, help="training pictures of every concept (%(default)s)")
+    add("--pictures", type=int, default=120, help="training pictures of every concept (%(default)s)")
     add("--test_pictures", type=int, default=4, help="test pictures of every concept (%(default)s)")
     add("--captions", type=int, default=9_000, help="canvases of captions.json, about (%(default)s)")
     add("--few", type=int, default=27_000, help="canvases of few.json, about (%(default)s)")
@@ -73,8 +74,10 @@ def main(argv: list[str] | None = None) -> None:
             draw_source(folder / "pictures" / split, split, count, args.seed, pool)
         rows = {
             "captions": plan_captions(args, layout),
-            "few": plan_tuning("few", args.few, FEW, FEW_MIX, args, layout),
-            "instructions": plan_tuning("instructions", args.instructions, full(args.grid), FULL_MIX, args, layout),
+            "few": plan_tuning("few", args.few, FEW, FEW_MIX, 0.0, args, layout),
+            "instructions": plan_tuning(
+                "instructions", args.instructions, full(args.grid), FULL_MIX, ALIKE, args, layout
+            ),
         }
         for name, samples in rows.items():
             write_canvases(folder, name, samples, layout, pool)
@@ -122,7 +125,7 @@ def _draw_concept(split: str, task: tuple[Path, int, int, str]) -> list[dict]:
 
 
 def picture_name(concept: int, variant: int) -> str:
-    return f"{concept:03d}_{variant:02d}.png"
+    return f"{concept:03d}_{variant:03d}.png"
 
 
 def plan_captions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[dict, dict[int, str]]]:
@@ -143,13 +146,19 @@ def full(grid: int) -> list[int]:
 
 
 def plan_tuning(
-    name: str, canvases: int, filled: list[int], mix: dict[str, float], args: argparse.Namespace, layout: Layout
+    name: str,
+    canvases: int,
+    filled: list[int],
+    mix: dict[str, float],
+    alike: float,
+    args: argparse.Namespace,
+    layout: Layout,
 ) -> Iterator[tuple[dict, dict[int, str]]]:
     """The same for canvases of several pictures, with questions."""
     rng = random.Random(f"{args.seed} {name}")
     ours = concepts("train")
     captions = [concept.caption for concept in ours]
-    plans = plan_canvases(_groups(canvases, layout), neighbours(ours), layout.grid, filled, mix, rng)
+    plans = plan_canvases(_groups(canvases, layout), neighbours(ours), layout.grid, filled, mix, rng, alike)
     for number, canvas in enumerate(plans):
         turns = converse(canvas, captions, layout.grid)
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])

@@ -5,7 +5,7 @@ turn asks, about which cell. Canvas j of a group has all cells moved on by j, so
 filled, asked for and answered exactly as often as any other, in every kind of turn and at every turn. What is in the
 cells is drawn anew for each canvas.
 
-On half of the canvases the pictures resemble one another, and what is asked for in vain resembles one of them: they
+On some canvases (`alike`) the pictures resemble one another, and what is asked for in vain resembles one of them: they
 differ in one value. Where all are drawn alone, two values tell three pictures apart nearly always, and models that
 were trained so looked for number and colour only.
 """
@@ -19,7 +19,6 @@ from eval.probe import PROMPT
 
 CELL, PLACE, MATCH = "cell", "place", "match"
 NOWHERE = "nowhere"
-ALIKE = 0.5  # share of the canvases whose pictures resemble one another
 ABSENT = {PLACE: 0.15, MATCH: 0.5}  # share of these turns that ask for what is not on the canvas
 
 
@@ -39,13 +38,19 @@ class Canvas(NamedTuple):
 
 
 def plan_canvases(
-    groups: int, near: list[list[int]], grid: int, filled: list[int], mix: dict[str, float], rng: random.Random
+    groups: int,
+    near: list[list[int]],
+    grid: int,
+    filled: list[int],
+    mix: dict[str, float],
+    rng: random.Random,
+    alike: float = 0.0,
 ) -> Iterator[Canvas]:
     """`groups * grid**2` canvases, each with a question more than pictures, of the kinds in `mix` (kind -> share).
 
     `near` has for every concept those that differ from it in one value; `filled` are the numbers of pictures on a
-    canvas, equally likely. No concept is twice on a canvas, and no picture is asked about twice: an earlier turn would
-    answer for the image.
+    canvas, equally likely; on a share `alike` of the canvases they resemble one another. No concept is twice on a
+    canvas, and no picture is asked about twice: an earlier turn would answer for the image.
     """
     cells = grid**2
     for _ in range(groups):
@@ -54,7 +59,7 @@ def plan_canvases(
         missing = sum(turn.cell is None for turn in asked)
         for shift in range(cells):
             moved = [(cell + shift) % cells for cell in plan]
-            drawn = draw_concepts(len(plan) + missing, near, rng)
+            drawn = draw_concepts(len(plan) + missing, near, alike, rng)
             shown = rng.sample(drawn, len(plan))
             yield Canvas(
                 dict(zip(moved, shown, strict=True)),
@@ -63,9 +68,9 @@ def plan_canvases(
             )
 
 
-def draw_concepts(count: int, near: list[list[int]], rng: random.Random) -> list[int]:
-    """`count` different concepts: each by itself, or (ALIKE) each after the first next to one that is there already."""
-    if rng.random() >= ALIKE:
+def draw_concepts(count: int, near: list[list[int]], alike: float, rng: random.Random) -> list[int]:
+    """`count` different concepts: each by itself, or (`alike`) each after the first next to one that is there."""
+    if rng.random() >= alike:
         return rng.sample(range(len(near)), count)
     drawn = [rng.randrange(len(near))]
     while len(drawn) < count:

@@ -107,14 +107,14 @@ def test_answers_are_true():
     assert 0.35 < kinds[MATCH, True] / (kinds[MATCH, True] + kinds[MATCH, False]) < 0.65
 
 
-def test_half_of_the_canvases_hold_pictures_that_differ_in_one_value():
+def test_pictures_that_are_alike_differ_in_one_value():
     ours, rng = concepts("train"), random.Random(0)
     near = neighbours(ours)
     for concept, places in zip(ours, near, strict=True):
         assert all(sum(a != b for a, b in zip(concept, ours[place], strict=True)) == 1 for place in places)
     alike = 0
     for _ in range(400):
-        drawn = draw_concepts(9, near, rng)
+        drawn = draw_concepts(9, near, 0.5, rng)
         assert len(set(drawn)) == 9
         alike += all(any(one in near[other] for other in drawn) for one in drawn)
     assert 150 < alike < 250

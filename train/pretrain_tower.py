@@ -115,7 +115,8 @@ class Contrast(nn.Module):
         words = sorted({word for text in texts for word in text.split()})
         counts = torch.tensor([[float(text.split().count(word)) for word in words] for text in texts])
         self.register_buffer("counts", counts, persistent=False)
-        self.text = nn.Sequential(nn.Linear(len(words), 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        # A sum over words: a caption that training never saw must lie where its words say.
+        self.text = nn.Linear(len(words), width)
         self.projections = nn.ModuleList(nn.Linear(config.hidden_size, width) for _ in LAYERS)
         self.side = config.image_size // config.patch_size
         self.places = nn.ModuleList(nn.Linear(config.hidden_size, 2 * self.side) for _ in LAYERS)
