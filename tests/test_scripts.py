@@ -84,3 +84,41 @@ def test_a_merged_checkpoint_comes_beside_the_adapter(run):
     for given in ("runs/my adapter", "runs/my adapter/"):
         (line,) = run("scripts/merge_lora.sh", MODEL_PATH=given, MODEL_BASE="base")
         assert line.endswith("--save_model_path runs/my adapter-merged --model_base base")
+
+
+def test_the_miniature_is_trained_stage_upon_stage(run):
+    lines = run("scripts/train_miniature.sh", "--max_steps", "2", SEED="3", POSITION_BALANCE="true")
+    stages = [line for line in lines if line.startswith("python train/sft.py")]
+    assert [line.split()[1] for line in lines[:3]] == [
+        "data/build_miniature.py",
+        "train/pretrain_tower.py",
+        "train/pretrain_language_model.py",
+    ]
+    folder = "checkpoints/miniature"
+    for line, name, after in zip(stages, ("pretrain", "few", "finetune"), (None, "pretrain", "few"), strict=True):
+        assert f"--config configs/train/miniature/{name}.yaml " in line
+        assert f"--output_dir {folder}/{name}-3-on " in line
+        assert "--seed 3 --position_balance true --resume auto " in line
+        assert line.endswith(" --max_steps 2")
+        assert after is None or f"--model_path {folder}/{after}-3-on" in line
+    assert "--language_model checkpoints/miniature/language_model-3" in stages[0]
+
+
+def test_the_arms_of_the_experiment(run):
+    """Which weights answer with which flag; LoRA starts from the model that was trained without BaPA."""
+    lines = run("scripts/experiment_miniature.sh", SEEDS="5", GRIDS="3", SIZES="144", PAGE="no")
+    arms = {line.split("/")[-1].removesuffix(".jsonl"): line for line in lines if "eval/probe.py" in line}
+    folder = "checkpoints/miniature"
+    wanted = {
+        "a": (f"{folder}/finetune-5-off-144", "false"),
+        "b": (f"{folder}/finetune-5-off-144", "true"),
+        "c0": (f"{folder}/lora-5-off-merged-144", "false"),
+        "c": (f"{folder}/lora-5-on-merged-144", "true"),
+        "d": (f"{folder}/finetune-5-on-144", "true"),
+    }
+    assert arms.keys() == wanted.keys()
+    for arm, (model, flag) in wanted.items():
+        assert f"--model_path {model} --position_balance {flag} " in arms[arm]
+    tuned = [line for line in lines if "miniature/lora.yaml" in line]
+    assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
+    assert ["--position_balance true" in line for line in tuned] == [False, True]
