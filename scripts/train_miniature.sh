@@ -5,7 +5,7 @@
 #     sh scripts/train_miniature.sh [arguments of train/sft.py, for LLaVA's stages]
 #
 # The same command goes on with what was killed and leaves what is finished. SEED draws the language model, the
-# projector and the order of the data; world and tower are the same for all. docs/miniature.md has times.
+# projector and the order of the data; world and tower are the same for all. Hours on a CPU, the tower one of them.
 set -eu
 cd "$(dirname "$0")/.."
 
