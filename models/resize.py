@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 
 from models.errors import ArgumentParser, InputError, run_script
 from models.load import load_model
@@ -24,6 +25,8 @@ def resize(model_path: str | Path, image_size: int, output_dir: str | Path) -> P
     """
     check_new(output_dir)
     model, processor = load_model(model_path, dtype="auto")
+    if isinstance(model, PeftModel):
+        raise InputError(f"{model_path}: is an adapter; merge it (train/merge_lora.py) and resize the result")
     vision = getattr(model.config, "vision_config", None)
     if model.config.model_type != "llava" or vision.model_type != "clip_vision_model":
         raise InputError(f"{model_path}: is not a LLaVA-1.5 with a CLIP tower; only those have one position table")

@@ -115,6 +115,12 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(tower, source, caps
         (["--patch_size", "7"], "--image_sizes 48 --patch_size 7"),
         (["--hidden_size", "15"], "--hidden_size 15 --heads 2"),
         (["--steps", "0"], "--steps 0: must be 1 or more"),
+        (["--heads", "0"], "--heads 0: must be 1 or more"),
+        (
+            ["--grids", "6", "--image_sizes", "24"],
+            "--grids 6 --image_sizes 24 --patch_size 8: some cells hold no patch",
+        ),
+        (["--grids", "3"], "--source"),  # four captions, nine cells
         (["--source", "/nowhere"], "--source /nowhere: no such"),
     ],
 )

@@ -29,7 +29,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from data.instructions import IMAGE_MARK, read_samples
 from models.errors import ArgumentParser, InputError, run_script
 from models.processors import chat_template
-from train.pretraining import DEVICE, optimize, run_in
+from train.pretraining import DEVICE, check_positive, optimize, run_in
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 READ = 10_000  # samples: the first ones
@@ -57,6 +57,7 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    check_positive(args, "steps", "batch_size", "save_steps", "layers", "hidden_size", "heads")
     if args.hidden_size % (2 * args.heads):
         raise InputError(f"--hidden_size {args.hidden_size} --heads {args.heads}: a head needs an even share of it")
     lines = list(texts(args.data))

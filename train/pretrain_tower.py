@@ -30,7 +30,7 @@ from data.canvas import Layout, PictureError, cell_corners, decode, fit, make_la
 from data.sources import FORMS, find_source
 from models.errors import ArgumentParser, InputError, run_script
 from models.processors import image_processor_class
-from train.pretraining import DEVICE, optimize, run_in
+from train.pretraining import DEVICE, check_positive, optimize, run_in
 
 LAYERS = (-2, -1)  # of the tower: the one that LLaVA reads, and the one that CLIP does
 
@@ -165,7 +165,7 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--source", required=True, type=Path, help=f"square pictures and their captions: {FORMS}")
     add("--output_dir", required=True, type=Path, help="folder of the run and of the tower")
-    add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side of the canvases, in turn (%(default)s)")
+    add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side of the canvases (%(default)s)")
     add(
         "--image_sizes", type=int, nargs="+", default=[144, 192], help="sides of a canvas, px; the first is the tower's"
     )
@@ -185,6 +185,10 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     check(args)
     layouts = [make_layout(grid, size, None, 1, 1) for size in args.image_sizes for grid in args.grids]
+    for layout in layouts:
+        if not patches_of_cells(layout, args.patch_size).shape[1]:
+            sizes = f"--grids {layout.grid} --image_sizes {layout.canvas} --patch_size {args.patch_size}"
+            raise InputError(f"{sizes}: some cells hold no patch; take smaller patches")
     settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "save_steps", "source")}
     settings["source_fingerprint"] = find_source(args.source).fingerprint
     with run_in(args.output_dir, settings) as unfinished:
@@ -194,9 +198,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """InputError for sizes that do not go together."""
-    for flag in ("steps", "batch_size", "save_steps", "layers"):
-        if getattr(args, flag) < 1:
-            raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
+    check_positive(args, "steps", "batch_size", "save_steps", "layers", "patch_size", "hidden_size", "heads")
     for size in args.image_sizes:
         if size % args.patch_size:
             raise InputError(f"--image_sizes {size} --patch_size {args.patch_size}: patches must fill the image")
@@ -206,6 +208,10 @@ def check(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace, layouts: list[Layout]) -> None:
     pictures = read_pictures(args.source, sorted({layout.cell for layout in layouts}))
+    if len(pictures.texts) < max(args.grids) ** 2:
+        raise InputError(
+            f"--source {args.source}: {len(pictures.texts)} captions; a canvas needs {max(args.grids) ** 2}"
+        )
     torch.manual_seed(args.seed)
     size = args.image_sizes[0]
     config = CLIPVisionConfig(

@@ -4,6 +4,7 @@ A run's folder holds run.json (its settings), state.pt (weights and optimizer, u
 loss.png, and training.json once what it trains is written. Adapting a checkpoint is train/sft.py's, not this one's.
 """
 
+import argparse
 import json
 import math
 import time
@@ -28,6 +29,13 @@ RUN, STATE = "run.json", "state.pt"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 StepLoss = Callable[[np.random.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+def check_positive(args: argparse.Namespace, *flags: str) -> None:
+    """InputError for a number below 1."""
+    for flag in flags:
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
 
 
 @contextmanager

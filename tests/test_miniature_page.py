@@ -1,0 +1,75 @@
+"""The miniature's experiment from answers to a page: whose numbers they are, means over seeds, what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.grid import cell_names
+from eval import miniature_page, miniature_results
+from eval.miniature_results import ARMS
+from models.errors import InputError
+
+CAPTIONS = 6
+WRONG = {"a": 0, "b": 4, "c0": 1, "c": 2, "d": 3}  # captions that an arm finds in no cell
+
+
+def write_answers(path: Path, wrong: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for caption in range(CAPTIONS):
+        for cell, position in enumerate(cell_names(3)):
+            for answer in ("Yes", "No"):
+                said = "No" if answer == "No" or caption < wrong else "Yes"
+                name = {"id": f"{caption}_{answer}", "image": f"{caption}_{cell}.jpg", "position": position}
+                rows.append(name | {"answer": answer, "prediction": said})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def answers(tmp_path) -> Path:
+    for seed in (0, 1):
+        for arm, wrong in WRONG.items():
+            write_answers(tmp_path / "answers" / str(seed) / "3x3-144" / f"{arm}.jsonl", wrong + seed)
+    run = tmp_path / "checkpoints" / "few-0-off"
+    run.mkdir(parents=True)
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "seconds": 1800.0}]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def collect(folder: Path) -> Path:
+    words = ["--answers_dir", str(folder / "answers"), "--checkpoints", str(folder / "checkpoints")]
+    miniature_results.main([*words, "--output", str(folder / "results.json"), "--bootstrap", "50"])
+    return folder / "results.json"
+
+
+def test_the_page_says_what_the_answers_say(answers):
+    miniature_page.main(["--results_file", str(collect(answers)), "--output", str(answers / "page.md")])
+    page = (answers / "page.md").read_text()
+    for arm, wrong in WRONG.items():
+        shares = [100 * (1 - (wrong + seed) / CAPTIONS) for seed in (1, 0)]  # of positives, low first
+        balanced = [(share + 100) / 2 for share in shares]
+        row = next(line for line in page.splitlines() if line.startswith(f"| **{arm}** |"))
+        assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
+        assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
+        assert ARMS[arm] in page
+    row = next(line for line in page.splitlines() if line.startswith("| b - a |"))
+    assert "-33.33 (-33.33 to -33.33), clear in 2 of 2" in row
+    assert "| few | 1 | 2 | 1.00 | 1.00 |" in page  # two updates, of which one says half an hour
+    for picture in ("page.png", "page_cells.png"):
+        assert (answers / picture).stat().st_size > 10_000
+        assert picture in page
+
+
+def test_a_missing_arm_is_named(answers):
+    (answers / "answers/1/3x3-144/c0.jsonl").unlink()
+    with pytest.raises(InputError, match=r"1/3x3-144/c0.jsonl: is missing"):
+        collect(answers)
+    assert not (answers / "results.json").exists()
+
+
+def test_no_seeds(tmp_path):
+    (tmp_path / "answers").mkdir()
+    with pytest.raises(InputError, match="no folders of seeds"):
+        collect(tmp_path)
