@@ -99,7 +99,7 @@ def draw_seeds(results: dict, path: Path) -> None:
             axes.set_xlim(-0.6, len(ARMS) - 0.4)
             axes.grid(axis="y", alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-            if row is grid[0]:
+            if condition == conditions[0]:
                 axes.set_title(COLUMNS[name], fontsize=9)
         row[0].set_ylabel(described(condition), fontsize=8)
     save(figure, path)
