@@ -7,8 +7,11 @@ from pathlib import Path
 from models.errors import ArgumentParser, true_or_false
 
 
-def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentParser:
-    """The parser of what all benchmarks share; a mistake on the command line is an InputError of one line."""
+def build_parser(description: str, max_new_tokens: int | None) -> argparse.ArgumentParser:
+    """The parser of what all benchmarks share; a mistake on the command line is an InputError of one line.
+
+    `max_new_tokens` None: the benchmark asks for no replies.
+    """
     parser = ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,12 +33,13 @@ def build_parser(description: str, max_new_tokens: int) -> argparse.ArgumentPars
         metavar="auto|N",
         help="prompts at a time (default: auto: 8, on a GPU 32, halved when its memory is too small)",
     )
-    add(
-        "--max_new_tokens",
-        type=_count,
-        default=max_new_tokens,
-        help="longest reply, in tokens (default: %(default)s)",
-    )
+    if max_new_tokens is not None:
+        add(
+            "--max_new_tokens",
+            type=_count,
+            default=max_new_tokens,
+            help="longest reply, in tokens (default: %(default)s)",
+        )
     add(
         "--dtype",
         choices=("auto", "bfloat16", "float16", "float32"),

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -155,27 +156,37 @@ def prepare(processor, prompts: list[tuple[int, list[dict]]], dtype: torch.dtype
     return Batch([index for index, _, _ in ready], [text for _, text, _ in ready], hashes, inputs, errors)
 
 
-def answer_all(
+def replies(this, model, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
+    """Greedy replies to the items `order` of a run (eval/harness.py): index -> prompt and prediction, or error.
+
+    Whatever the batch size, replies are the same but for near-ties between two tokens, which rounding decides:
+    exact ones in float32, now and then one in bfloat16 and float16.
+    """
+    reply = partial(reply_to, model, processor, this.args.max_new_tokens)
+    return outcomes(model, processor, this.messages_of, order, this.args.batch_size, num_workers, reply)
+
+
+def outcomes(
     model,
     processor,
     messages_of: Callable[[int], list[dict]],
     order: list[int],
     batch_size: int | None,
     num_workers: int,
-    max_new_tokens: int,
+    measure: Callable[[Batch], list[dict]],
 ) -> Iterator[dict[int, dict]]:
-    """Yield, batch by batch, index -> `{"prompt", "prediction"}` or `{"error"}` for the indices of `order`.
+    """Yield, batch by batch, index -> what `measure` says of the prompt, or `{"error"}`, for the indices of `order`.
 
-    Beside a prediction, `image_sha256` says of which picture it is (a list if there are several, absent if there
-    is none). `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does
-    not hold it. Whatever it is, replies are the same but for near-ties between two tokens, which rounding decides:
-    exact ones in float32, now and then one in bfloat16 and float16.
+    `measure` gets batches on the model's device that hold at least one prompt, under inference_mode, and returns one
+    dict per prompt. Beside it, `image_sha256` says of which picture it is (a list if there are several, absent if there
+    is none). `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does not
+    hold it.
     """
     size, left = batch_size or AUTO_BATCH_SIZE[model.device.type], list(order)
     while left:
         try:
             for batch in _loader(model, processor, messages_of, left, size, num_workers):
-                yield _answer(model, processor, batch, max_new_tokens)
+                yield _outcomes_of(batch, model.device, measure)
                 left = left[len(batch.indices) + len(batch.errors) :]
         except torch.OutOfMemoryError:
             if batch_size or size == 1:
@@ -238,19 +249,27 @@ def _refusal(processor, prompt: tuple) -> str | None:
     return None
 
 
-def _answer(model, processor, batch: Batch, max_new_tokens: int) -> dict[int, dict]:
-    replies = []
+def _outcomes_of(batch: Batch, device: torch.device, measure: Callable[[Batch], list[dict]]) -> dict[int, dict]:
+    found = []
     if batch.inputs is not None:
-        inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.inputs.items()}
+        inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens)
-        new_tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
-        replies = [_decode(model, processor, tokens) for tokens in new_tokens]
-    answers = {
-        index: {"prompt": prompt, "prediction": reply, **image_field(hashes)}
-        for index, prompt, reply, hashes in zip(batch.indices, batch.prompts, replies, batch.hashes, strict=True)
+            found = measure(replace(batch, inputs=inputs))
+    measured = {
+        index: {**outcome, **image_field(hashes)}
+        for index, outcome, hashes in zip(batch.indices, found, batch.hashes, strict=True)
     }
-    return answers | {index: {"error": reason} for index, reason in batch.errors.items()}
+    return measured | {index: {"error": reason} for index, reason in batch.errors.items()}
+
+
+def reply_to(model, processor, max_new_tokens: int, batch: Batch) -> list[dict]:
+    """The prompts of a batch with the model's replies."""
+    output = model.generate(**batch.inputs, max_new_tokens=max_new_tokens)
+    new_tokens = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
+    return [
+        {"prompt": prompt, "prediction": _decode(model, processor, tokens)}
+        for prompt, tokens in zip(batch.prompts, new_tokens, strict=True)
+    ]
 
 
 def _decode(model, processor, tokens: list[int]) -> str:

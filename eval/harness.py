@@ -5,9 +5,10 @@ A benchmark is a file that supplies what to load and what to ask, and ends like 
     BENCHMARK = Benchmark("probe", add_arguments, load_items, messages, key=("id",))
     def main(argv=None): return run(BENCHMARK, argv)
 
-The harness owns the command line (eval/arguments.py), generation (eval/generate.py), the answers file
-(eval/journal.py) and its manifest (eval/manifest.py). Several processes share the items (eval/processes.py), one
-GPU each: `torchrun --nproc_per_node 8 eval/probe.py ...`.
+A study of something else than replies supplies `measure` too (eval/similarity.py). The harness owns the command line
+(eval/arguments.py), generation (eval/generate.py), the answers file (eval/journal.py) and its manifest
+(eval/manifest.py). Several processes share the items (eval/processes.py), one GPU each:
+`torchrun --nproc_per_node 8 eval/probe.py ...`.
 
 Exit status: 0, every item is answered; 1, every item has a row but some are errors, which the same command tries
 again; 2, bad input. torchrun itself exits with 1 for 1 and for 2, and adds its own report to our one line.
@@ -17,7 +18,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ class Benchmark:
     `load_items(args)` returns the items as JSON-ready dicts, or raises InputError. `messages(item, args)`
     returns one item's chat messages in transformers' format; an image part has `path` (a file) or `image`
     (its bytes). `key` names the fields that tell an item from every other.
+
+    `measure(run, model, processor, order, num_workers)` yields, a few at a time, index -> the fields of the outcome (or
+    `error`) for the items `order`; None: greedy replies of at most `max_new_tokens`. A row that has the field `outcome`
+    is done. `settings` are the benchmark's own arguments that decide outcomes and do not show in the items.
     """
 
     name: str
@@ -55,7 +60,10 @@ class Benchmark:
     load_items: Callable[[argparse.Namespace], list[dict]]
     messages: Callable[[dict, argparse.Namespace], list[dict]]
     key: tuple[str, ...] = ("id",)
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = 128
+    measure: Callable[..., Iterator[dict[int, dict]]] | None = None
+    outcome: str = "prediction"
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,14 @@ class Run:
     def messages_of(self, index: int) -> list[dict]:
         """The chat messages of item `index`."""
         return self.benchmark.messages(self.items[index], self.args)
+
+    def is_done(self, row: dict) -> bool:
+        """Whether a row holds an outcome, rather than an error or nothing."""
+        return self.benchmark.outcome in row
+
+    def rows(self) -> dict[tuple, dict]:
+        """The rows on disk, by key."""
+        return journal.collect(self.args.answers_file, self.benchmark.key, self.benchmark.outcome)
 
 
 def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
@@ -108,7 +124,7 @@ def load_items(benchmark: Benchmark, args: argparse.Namespace, processes: Proces
         if name != "answers_file" and isinstance(value, Path) and value.resolve() == answers:
             raise InputError(f"--answers_file {args.answers_file} is also --{name}; choose another path")
     items = [
-        {field: value for field, value in item.items() if field not in ROW_FIELDS}
+        {field: value for field, value in item.items() if field not in ROW_FIELDS | {benchmark.outcome}}
         for item in benchmark.load_items(args)[: args.limit]
     ]
     seen = set()
@@ -130,8 +146,10 @@ def known_settings(this: Run) -> dict:
         "device": None if args.device == "auto" else args.device.partition(":")[0],
         "dtype": None if args.dtype == "auto" else args.dtype,
         "attn_implementation": args.attn_implementation,
+        "max_new_tokens": getattr(args, "max_new_tokens", None),
     }
-    return {
+    own = {name: getattr(args, name) for name in this.benchmark.settings}
+    return own | {
         "benchmark": this.benchmark.name,
         "items": len(this.items),
         "items_sha256": hash_json(this.items),
@@ -139,7 +157,6 @@ def known_settings(this: Run) -> dict:
         "limit": args.limit,
         "model_path": str(folder.resolve()) if folder.is_dir() else args.model_path,
         "model_files": fingerprint(folder),
-        "max_new_tokens": args.max_new_tokens,
         "versions": versions(),
         **{name: value for name, value in asked.items() if value is not None},
     }
@@ -149,7 +166,7 @@ def plan(this: Run, settings: dict) -> tuple[list[int], int]:
     """Indices of the items to ask, longest first, and how many were answered before. Deletes nothing."""
     rows = {} if this.args.overwrite else earlier_rows(this, settings)
     check_pictures(this, rows)
-    left = [index for index, item in enumerate(this.items) if "prediction" not in rows.get(this.key(item), {})]
+    left = [index for index, item in enumerate(this.items) if not this.is_done(rows.get(this.key(item), {}))]
     order = longest_first([this.messages_of(index) for index in left])
     return [left[place] for place in order], len(this.items) - len(left)
 
@@ -157,7 +174,7 @@ def plan(this: Run, settings: dict) -> tuple[list[int], int]:
 def earlier_rows(this: Run, settings: dict) -> dict[tuple, dict]:
     """The rows of the run that this one continues, by key. Raises InputError if it cannot continue them."""
     answers = this.args.answers_file
-    rows = journal.collect(answers, this.benchmark.key)
+    rows = this.rows()
     if rows:
         earlier = manifest.read_manifest(answers)
         if earlier is None:
@@ -171,7 +188,7 @@ def earlier_rows(this: Run, settings: dict) -> dict[tuple, dict]:
 
 def check_pictures(this: Run, rows: dict[tuple, dict]) -> None:
     """Raise InputError unless the pictures of all answered items are those that were answered."""
-    answered = [index for index, item in enumerate(this.items) if "prediction" in rows.get(this.key(item), {})]
+    answered = [index for index, item in enumerate(this.items) if this.is_done(rows.get(this.key(item), {}))]
     changed = []
     with ThreadPoolExecutor(8) as threads:
         hashes = threads.map(lambda index: hash_pictures(this.messages_of(index)), answered)
@@ -217,15 +234,13 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     num_workers = args.num_workers
     if num_workers is None:
         num_workers = generate.default_workers(processes.local_count)
-    answers = generate.answer_all(
-        model, processor, this.messages_of, mine, args.batch_size, num_workers, args.max_new_tokens
-    )
+    outcomes = (this.benchmark.measure or generate.replies)(this, model, processor, mine, num_workers)
     name = this.benchmark.name
     label = name if processes.count == 1 else f"{name}, process 1 of {processes.count}"
     bar = tqdm(total=len(mine), desc=label, unit="item", disable=processes.rank != 0)
     start = time.monotonic()
     with bar, journal.open_part(args.answers_file, processes.rank) as part:
-        for batch in answers:
+        for batch in outcomes:
             journal.append_rows(part, [this.items[index] | outcome for index, outcome in batch.items()])
             bar.update(len(batch))
     return time.monotonic() - start
@@ -265,7 +280,7 @@ def finish(this: Run, done: int, seconds: float) -> int:
     """Write the answers file in the order of the items, say what came of the run, return the exit status."""
     answers, key = this.args.answers_file, this.benchmark.key
     again = "run the same command again" + (" without --overwrite" if this.args.overwrite else "")
-    by_key = journal.collect(answers, key)
+    by_key = this.rows()
     missing = [item for item in this.items if this.key(item) not in by_key]
     if missing:
         raise InputError(
@@ -274,7 +289,7 @@ def finish(this: Run, done: int, seconds: float) -> int:
         )
     rows = [by_key[this.key(item)] for item in this.items]
     journal.finish(answers, rows)
-    errors = [row for row in rows if "prediction" not in row]
+    errors = [row for row in rows if not this.is_done(row)]
     new = len(rows) - done - len(errors)
     speed = f"; {new / seconds:.2f} items/s" if seconds else ""
     print(

@@ -5,9 +5,9 @@ one step in the order of the items and the parts go. A later run, with any numbe
 answers file and all parts: what has an answer is not asked again. So a file under the final name always holds
 every item, and its bytes do not tell how often the run was stopped.
 
-A row is the item's fields with `prompt` and `prediction`, or with `error`: the reason why it could not be
-asked. A last line that a crash (or a cut copy) has left without its end is dropped, in the answers file only behind
-whole rows. Any other line that is no row is an InputError: the file may be another than the user meant.
+A row is the item's fields with `prompt` and `prediction` (or what else a study measures), or with `error`: the reason
+why it could not be asked. A last line that a crash (or a cut copy) has left without its end is dropped, in the answers
+file only behind whole rows. Any other line that is no row is an InputError: the file may not be the one meant.
 """
 
 import contextlib
@@ -29,8 +29,10 @@ def part_paths(answers: Path) -> list[Path]:
     return sorted(answers.parent.glob(glob.escape(answers.name) + ".part-*"))
 
 
-def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
+def collect(answers: Path, key: tuple[str, ...], outcome: str = "prediction") -> dict[tuple, dict]:
     """Key -> row, of the answers file and its parts. An answer beats an error, a later error an earlier one.
+
+    `outcome` is the field that makes a row an answer.
 
     Raises InputError for a line that is no such row.
     """
@@ -38,12 +40,13 @@ def collect(answers: Path, key: tuple[str, ...]) -> dict[tuple, dict]:
     for path in (answers, *part_paths(answers)):
         for number, row in enumerate(read_rows(path, is_part=path != answers)[0], start=1):
             has_key = all(isinstance(row.get(field), str | int) for field in key)
-            if not has_key or not isinstance(row.get("prediction", row.get("error")), str):
+            is_row = has_key and (outcome in row or isinstance(row.get("error"), str))
+            if not is_row or not isinstance(row.get("prediction", ""), str):
                 raise InputError(
-                    f"{path}, line {number}: needs {', '.join(key)} and either `prediction` or `error`; "
+                    f"{path}, line {number}: needs {', '.join(key)} and either `{outcome}` or `error`; "
                     "mend the line, or start anew with --overwrite"
                 )
-            if "prediction" not in rows.get(item_key(row, key), {}):
+            if outcome not in rows.get(item_key(row, key), {}):
                 rows[item_key(row, key)] = row
     return rows
 

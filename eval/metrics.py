@@ -21,6 +21,7 @@ import numpy as np
 from data.files import write_atomic
 from data.grid import cell_names
 from eval.answers import read_yes_no, read_yes_no_paper
+from eval.cell_means import entry, plain
 from eval.manifest import manifest_path, read_manifest
 from eval.plots import check_suffix, probe_heatmaps
 from eval.probe_answers import Answers, pair, read_answers, to_replies
@@ -111,32 +112,23 @@ def _numbers(values: dict, samples: dict, paired_difference: bool = False) -> di
     names = [name for name in values if not name.startswith(CELL)]
     intervals = {name: interval(samples[name]) for name in names if name in samples}
     intervals |= spread_intervals(values, samples, paired_difference)
-    return {name: _entry(values[name], *intervals.get(name, (np.nan, np.nan))) for name in names}
+    return {name: entry(values[name], *intervals.get(name, (np.nan, np.nan))) for name in names}
 
 
 def _cells(names: Sequence[str], values: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> list[dict]:
     by_cell = [name for name in values if name.startswith(CELL)]
     return [
         {"position": position}
-        | {name.removeprefix(CELL): _entry(values[name][k], *interval(samples[name][:, k])) for name in by_cell}
+        | {name.removeprefix(CELL): entry(values[name][k], *interval(samples[name][:, k])) for name in by_cell}
         for k, position in enumerate(names)
     ]
-
-
-def _entry(value: float, low: float, high: float) -> dict:
-    return {"value": _plain(value), "low": _plain(low), "high": _plain(high)}
 
 
 def _against_null(value: float, null: np.ndarray) -> dict | None:
     """Mean and 95th percentile of the null, and the share of it that reaches `value`; None where there is none."""
     if not len(null) or not np.isfinite(value):
         return None
-    return {"mean": _plain(null.mean()), "p95": _plain(np.percentile(null, 95)), "p": p_value(value, null)}
-
-
-def _plain(number: float) -> float | None:
-    """For JSON: six decimals, so that the last bits of another machine's sums do not show; None for NaN."""
-    return round(float(number), 6) + 0.0 if np.isfinite(number) else None
+    return {"mean": plain(null.mean()), "p95": plain(np.percentile(null, 95)), "p": p_value(value, null)}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -35,10 +35,10 @@ _INK, _QUIET = "#1a1a1a", "#5f5f5f"
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map: `cells` is (grid, grid) in percent, NaN where there is no data; row 0 is the top.
+    """One heat map: `cells` is (grid, grid), NaN where there is no data; row 0 is the top.
 
-    `notes` are the small lines under the values, row-major. A `diverging` panel holds signed differences in
-    percentage points and has its own colour scale, centred at 0.
+    `notes` are the small lines under the values, row-major. Panels of one `scale`, what is measured and its unit, share
+    their colours. A `diverging` panel holds signed differences, its colours centred at 0.
     """
 
     title: str
@@ -46,6 +46,12 @@ class Panel:
     cells: np.ndarray
     notes: Sequence[str] = ()
     diverging: bool = False
+    scale: str = "accuracy, %"
+
+    @property
+    def legend(self) -> str:
+        """What is written under the colours."""
+        return "difference, percentage points" if self.diverging else self.scale
 
 
 def check_suffix(path: str | os.PathLike) -> None:
@@ -55,9 +61,9 @@ def check_suffix(path: str | os.PathLike) -> None:
 
 
 def probe_heatmaps(panels: Sequence[Panel], path: str | os.PathLike) -> None:
-    """Draw heat maps of the probe side by side and write them to `path` (atomically).
+    """Draw heat maps of a grid's cells side by side and write them to `path` (atomically).
 
-    All accuracy panels share one colour scale; diverging panels come after them. A PNG is
+    Panels of one colour scale stand together, diverging ones last. A PNG is
     PANEL_WIDTH * len(panels) by PANEL_HEIGHT inches at DPI. Raises InputError for a suffix other than png, pdf and svg,
     and for a path that cannot be written.
     """
@@ -93,27 +99,28 @@ def _our_style() -> AbstractContextManager:
 def _draw(panels: Sequence[Panel]) -> Figure:
     width = PANEL_WIDTH * len(panels)
     figure = Figure(figsize=(width, PANEL_HEIGHT), facecolor="white")
-    scales = {diverging: _scale(panels, diverging) for diverging in {panel.diverging for panel in panels}}
+    scales = {panel.legend: _scale([other for other in panels if other.legend == panel.legend]) for panel in panels}
     for index, panel in enumerate(panels):
         left = (index + 0.05) * PANEL_WIDTH / width
         side = 0.9 * PANEL_WIDTH
         axes = figure.add_axes((left, 0.66 / PANEL_HEIGHT, side / width, side / PANEL_HEIGHT))
-        _draw_panel(axes, panel, *scales[panel.diverging])
-    for diverging, (colours, norm) in scales.items():
-        members = [index for index, panel in enumerate(panels) if panel.diverging == diverging]
-        _draw_scale(figure, members, len(panels), ScalarMappable(norm, colours), diverging)
+        _draw_panel(axes, panel, *scales[panel.legend])
+    for legend, (colours, norm) in scales.items():
+        members = [index for index, panel in enumerate(panels) if panel.legend == legend]
+        _draw_scale(figure, members, len(panels), ScalarMappable(norm, colours), legend)
     return figure
 
 
-def _scale(panels: Sequence[Panel], diverging: bool) -> tuple[Colormap, Normalize]:
-    values = np.concatenate([panel.cells.ravel() for panel in panels if panel.diverging == diverging])
+def _scale(panels: Sequence[Panel]) -> tuple[Colormap, Normalize]:
+    values = np.concatenate([panel.cells.ravel() for panel in panels])
     values = values[np.isfinite(values)]
-    if diverging:
+    if panels[0].diverging:
         limit = max(_SMALLEST_SPAN / 2, np.abs(values).max(initial=0))
         return matplotlib.colormaps[_DIVERGING], Normalize(-limit, limit)
     low, high = (np.floor(values.min()), np.ceil(values.max())) if values.size else (0.0, 100.0)
     if high - low < _SMALLEST_SPAN:
-        low = min(max(0.0, np.floor((low + high - _SMALLEST_SPAN) / 2)), 100 - _SMALLEST_SPAN)
+        low = np.floor((low + high - _SMALLEST_SPAN) / 2)
+        low = min(max(0.0, low), 100 - _SMALLEST_SPAN) if values.min() >= 0 else low
         high = low + _SMALLEST_SPAN
     return matplotlib.colormaps[_SEQUENTIAL], Normalize(low, high)
 
@@ -159,7 +166,7 @@ def _fit(text: str, size: float) -> float:
     return min(size, 0.92 * PANEL_WIDTH * 72 / (average_letter * max(1, len(text))))
 
 
-def _draw_scale(figure: Figure, members: list[int], panels: int, mappable: ScalarMappable, diverging: bool) -> None:
+def _draw_scale(figure: Figure, members: list[int], panels: int, mappable: ScalarMappable, legend: str) -> None:
     """One horizontal colour bar under the panels that it belongs to."""
     start, end = (members[0] + 0.05) / panels, (members[-1] + 0.95) / panels
     length = min(end - start, 0.9 / panels)
@@ -167,8 +174,7 @@ def _draw_scale(figure: Figure, members: list[int], panels: int, mappable: Scala
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", ticks=MaxNLocator(6))
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=8, length=2, color=_QUIET, labelcolor=_INK, pad=2)
-    label = "difference, percentage points" if diverging else "accuracy, %"
-    axes.set_xlabel(label, fontsize=8.5, color=_INK, labelpad=2)
+    axes.set_xlabel(legend, fontsize=8.5, color=_INK, labelpad=2)
 
 
 def _contrasting(fill: tuple[float, ...]) -> str:

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -152,8 +153,9 @@ def test_auto_batch_size_halves_when_memory_is_too_small(llava):
     items = [{"pictures": 1, "text": f"question {number}"} for number in range(9)]
 
     def answers(batch_size):
-        batches = generate.answer_all(
-            model, processor, lambda index: question(items[index], None), list(range(9)), batch_size, 0, 4
+        reply = partial(generate.reply_to, model, processor, 4)
+        batches = generate.outcomes(
+            model, processor, lambda index: question(items[index], None), list(range(9)), batch_size, 0, reply
         )
         return {index: answer for batch in batches for index, answer in batch.items()}
 
@@ -195,7 +197,8 @@ def test_a_reply_ends_at_its_end_whatever_pads_it(llava):
     messages = [question({"pictures": 1, "text": "x" * number}, None) for number in range(6)]
 
     def predictions(batch_size):
-        batches = generate.answer_all(model, processor, messages.__getitem__, list(range(6)), batch_size, 0, 12)
+        reply = partial(generate.reply_to, model, processor, 12)
+        batches = generate.outcomes(model, processor, messages.__getitem__, list(range(6)), batch_size, 0, reply)
         return [answer["prediction"] for batch in batches for answer in batch.values()]
 
     inputs = generate.prepare(processor, [(0, messages[0])]).inputs

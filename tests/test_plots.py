@@ -79,14 +79,14 @@ def test_other_grids(tmp_path, grid):
 
 
 def test_scales_do_not_blow_noise_up_and_differences_are_centred():
-    _, norm = _scale([panel(np.full((3, 3), 82.2))], diverging=False)
+    _, norm = _scale([panel(np.full((3, 3), 82.2))])
     assert norm.vmax - norm.vmin == 5
     assert norm.vmin < 82.2 < norm.vmax
-    _, norm = _scale([panel(np.full((3, 3), 100.0))], diverging=False)
+    _, norm = _scale([panel(np.full((3, 3), 100.0))])
     assert (norm.vmin, norm.vmax) == (95, 100)
-    _, norm = _scale([panel(np.zeros((3, 3)))], diverging=False)
+    _, norm = _scale([panel(np.zeros((3, 3)))])
     assert (norm.vmin, norm.vmax) == (0, 5)
-    _, norm = _scale([panel(CELLS - 80, diverging=True)], diverging=True)
+    _, norm = _scale([panel(CELLS - 80, diverging=True)])
     assert (norm.vmin, norm.vmax) == (-20, 20)
 
 

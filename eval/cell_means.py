@@ -1,0 +1,93 @@
+"""Means by cell of anything that is measured of a caption in every cell, with bootstrap intervals by caption."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.grid import cell_names, grid_of
+from eval.plots import Panel
+from eval.probe_statistics import interval
+from models.errors import InputError
+
+
+@dataclass(frozen=True)
+class CellMeans:
+    """What `cell_means` finds; `low` and `high` are the ends of 95% intervals, NaN without resamples."""
+
+    mean: float
+    low: float
+    high: float
+    spread: float  # standard deviation over cells; it holds the noise of a finite file
+    cells: np.ndarray  # (cells,)
+    cells_low: np.ndarray
+    cells_high: np.ndarray
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        names = cell_names(round(len(self.cells) ** 0.5))
+        by_cell = zip(names, self.cells, self.cells_low, self.cells_high, strict=True)
+        return {
+            **entry(self.mean, self.low, self.high),
+            "spread": plain(self.spread),
+            "cells": [{"position": name, **entry(*numbers)} for name, *numbers in by_cell],
+        }
+
+    def panel(self, title: str, scale: str) -> Panel:
+        """A heat map with the intervals under the values."""
+        side = round(len(self.cells) ** 0.5)
+        notes = [
+            f"[{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
+            for low, high in zip(self.cells_low, self.cells_high, strict=True)
+        ]
+        subtitle = f"mean {self.mean:.2f}, spread over cells {self.spread:.2f}"
+        return Panel(title, subtitle, self.cells.reshape(side, side), notes, scale=scale)
+
+
+def cell_means(values: np.ndarray, resamples: int, seed: int) -> CellMeans:
+    """Means over captions of `values`, (captions, cells), NaN where a caption was not measured in a cell.
+
+    The mean of the file is that of its cells. With `resamples` 0 there are no intervals.
+    """
+    present = np.isfinite(values)
+    known = np.where(present, values, 0.0)
+    weights = np.vstack([np.ones((1, len(values))), _draws(len(values), resamples, seed)])
+    with np.errstate(invalid="ignore"):
+        cells = (weights @ known) / (weights @ present)
+    means = np.nanmean(cells, axis=1)
+    low, high = interval(means[1:])
+    cells_low, cells_high = interval(cells[1:])
+    return CellMeans(means[0], low, high, float(np.nanstd(cells[0])), cells[0], cells_low, cells_high)
+
+
+def _draws(captions: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each caption is drawn: (resamples, captions)."""
+    return np.random.default_rng(seed).multinomial(captions, np.full(captions, 1 / captions), size=resamples)
+
+
+def by_caption(rows: list[dict], path: str) -> tuple[list[str], np.ndarray]:
+    """Captions in order of appearance, and which row measures them in which cell: (captions, cells), -1 for none.
+
+    Raises InputError for positions of no grid, and for two rows of one caption in one cell.
+    """
+    grid = grid_of({row["position"] for row in rows})
+    if grid is None:
+        raise InputError(f"{path}: field `position` has cells of no grid, or of several; see data/grid.py")
+    names, captions = cell_names(grid), list(dict.fromkeys(row["caption"] for row in rows))
+    place, cell = {caption: i for i, caption in enumerate(captions)}, {name: k for k, name in enumerate(names)}
+    index = np.full((len(captions), len(names)), -1)
+    for number, row in enumerate(rows):
+        at = place[row["caption"]], cell[row["position"]]
+        if index[at] >= 0:
+            raise InputError(f"{path}: caption {row['caption']!r} is measured twice at {row['position']}; delete one")
+        index[at] = number
+    return captions, index
+
+
+def entry(value: float, low: float, high: float) -> dict:
+    """A number with its interval, for JSON."""
+    return {"value": plain(value), "low": plain(low), "high": plain(high)}
+
+
+def plain(number: float) -> float | None:
+    """For JSON: six decimals, so that the last bits of another machine's sums do not show; None for NaN."""
+    return round(float(number), 6) + 0.0 if np.isfinite(number) else None
