@@ -88,6 +88,14 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: str | os.PathLike, content: dict) -> None:
+    """Write results as JSON (atomically). Raises InputError for a path that cannot be written."""
+    try:
+        write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
 def _sync(handle: int) -> None:
     try:
         os.fsync(handle)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.grid import cell_names, grid_of
-from eval.plots import Panel
+from data.grid import cell_names
+from eval.heatmaps import Panel
 from eval.probe_statistics import interval
-from models.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,15 @@ class CellMeans:
             "cells": [{"position": name, **entry(*numbers)} for name, *numbers in by_cell],
         }
 
-    def panel(self, title: str, scale: str) -> Panel:
+    def panel(self, title: str, scale: str, diverging: bool = False) -> Panel:
         """A heat map with the intervals under the values."""
         side = round(len(self.cells) ** 0.5)
         notes = [
             f"[{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
             for low, high in zip(self.cells_low, self.cells_high, strict=True)
         ]
-        subtitle = f"mean {self.mean:.2f}, spread over cells {self.spread:.2f}"
-        return Panel(title, subtitle, self.cells.reshape(side, side), notes, scale=scale)
+        subtitle = f"mean {self.mean:.2f}, spread over cells {self.spread:.2f}".replace("-", "\N{MINUS SIGN}")
+        return Panel(title, subtitle, self.cells.reshape(side, side), notes, diverging, scale)
 
 
 def cell_means(values: np.ndarray, resamples: int, seed: int) -> CellMeans:
@@ -62,25 +61,6 @@ def cell_means(values: np.ndarray, resamples: int, seed: int) -> CellMeans:
 def _draws(captions: int, resamples: int, seed: int) -> np.ndarray:
     """How often each caption is drawn: (resamples, captions)."""
     return np.random.default_rng(seed).multinomial(captions, np.full(captions, 1 / captions), size=resamples)
-
-
-def by_caption(rows: list[dict], path: str) -> tuple[list[str], np.ndarray]:
-    """Captions in order of appearance, and which row measures them in which cell: (captions, cells), -1 for none.
-
-    Raises InputError for positions of no grid, and for two rows of one caption in one cell.
-    """
-    grid = grid_of({row["position"] for row in rows})
-    if grid is None:
-        raise InputError(f"{path}: field `position` has cells of no grid, or of several; see data/grid.py")
-    names, captions = cell_names(grid), list(dict.fromkeys(row["caption"] for row in rows))
-    place, cell = {caption: i for i, caption in enumerate(captions)}, {name: k for k, name in enumerate(names)}
-    index = np.full((len(captions), len(names)), -1)
-    for number, row in enumerate(rows):
-        at = place[row["caption"]], cell[row["position"]]
-        if index[at] >= 0:
-            raise InputError(f"{path}: caption {row['caption']!r} is measured twice at {row['position']}; delete one")
-        index[at] = number
-    return captions, index
 
 
 def entry(value: float, low: float, high: float) -> dict:

@@ -58,5 +58,18 @@ def check_same(answers: Path, manifest: dict, settings: dict) -> None:
         )
 
 
+def check_finished(answers: Path, rows: int) -> None:
+    """Raise InputError if the manifest beside the answers names another number of items than there are rows.
+
+    Answers without a manifest, such as the paper's own, are taken as they are.
+    """
+    items = (read_manifest(answers) or {}).get("items", rows)
+    if rows != items:
+        raise InputError(
+            f"{answers}: {rows} rows, but {manifest_path(answers).name} names {items} items; "
+            "finish the run (the same command again goes on)"
+        )
+
+
 def _dump(manifest: dict) -> str:
     return json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True) + "\n"

@@ -10,7 +10,6 @@ data cannot say is null.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import write_atomic
+from data.files import write_json
 from data.grid import cell_names
 from eval.answers import read_yes_no, read_yes_no_paper
 from eval.cell_means import entry, plain
-from eval.manifest import manifest_path, read_manifest
-from eval.plots import check_suffix, probe_heatmaps
+from eval.heatmaps import check_suffix, probe_heatmaps
+from eval.manifest import check_finished
 from eval.probe_answers import Answers, pair, read_answers, to_replies
 from eval.probe_report import panels, report
 from eval.probe_statistics import (
@@ -195,25 +194,11 @@ def _check(arguments: argparse.Namespace) -> None:
             taken[Path(output).resolve()] = f"--{option}"
 
 
-def check_finished(answers: Answers) -> None:
-    """Raise InputError if the manifest beside the answers names another number of items.
-
-    Answers without a manifest, such as the paper's own, are taken as they are.
-    """
-    path, rows = answers.path, len(answers.replies) + len(answers.errors)
-    items = (read_manifest(Path(path)) or {}).get("items", rows)
-    if rows != items:
-        raise InputError(
-            f"{path}: {rows} rows, but {manifest_path(Path(path)).name} names {items} items; "
-            "finish the run (the same command again goes on)"
-        )
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     answers = [read_answers(file, SCORERS[arguments.scorer]) for file in arguments.results_file]
     for file in answers:
-        check_finished(file)
+        check_finished(Path(file.path), len(file.replies) + len(file.errors))
     if len(answers) == 2:
         answers = pair(*answers)
     pooled = arguments.scorer == "paper"
@@ -226,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.output_json:
         settings = {name: getattr(arguments, name) for name in ("scorer", "bootstrap", "seed")}
         content = settings | {"grid": answers[0].grid, "runs": summaries, "comparison": comparison}
-        _write_json(arguments.output_json, content)
+        write_json(arguments.output_json, content)
     if arguments.output_heatmap:
         probe_heatmaps(panels(summaries, comparison), arguments.output_heatmap)
     print(report(summaries, comparison))
@@ -237,13 +222,6 @@ def main(argv: list[str] | None = None) -> None:
         print("scorer paper: its reading of replies, and positives and negatives pooled in the accuracy of a cell")
     for output in filter(None, (arguments.output_json, arguments.output_heatmap)):
         print(f"written: {output}")
-
-
-def _write_json(path: str, content: dict) -> None:
-    try:
-        write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.files import write_atomic
+from eval.heatmaps import Panel, probe_heatmaps, save
 from eval.markdown import table
 from eval.miniature_results import ARMS, PAIRS
-from eval.plots import Panel, probe_heatmaps, save
 from models.errors import ArgumentParser, InputError, run_script
 
 TRAINED = "3x3-144"  # the condition of the training data

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from data.files import numbered_json_lines, write_atomic
 from eval.answers import read_yes_no
-from eval.metrics import check_finished, compare, measure
+from eval.manifest import check_finished
+from eval.metrics import compare, measure
 from eval.probe_answers import pair, read_answers
 from models.errors import ArgumentParser, InputError, run_script
 from models.provenance import provenance, versions
@@ -50,7 +51,7 @@ def measure_arms(folder: Path, resamples: int) -> dict:
         if not (folder / f"{arm}.jsonl").is_file():
             raise InputError(f"{folder / arm}.jsonl: is missing; scripts/experiment_miniature.sh goes on where it was")
         answers[arm] = read_answers(str(folder / f"{arm}.jsonl"), read_yes_no)
-        check_finished(answers[arm])
+        check_finished(folder / f"{arm}.jsonl", len(answers[arm].replies) + len(answers[arm].errors))
     runs = {arm: measure(one, arm, resamples=resamples) for arm, one in answers.items()}
     pairs = {}
     for first, second in PAIRS:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from eval.plots import check_suffix, save
+from eval.heatmaps import check_suffix, save
 from models.errors import ArgumentParser, run_script
 from models.positions import balanced_position_ids
 

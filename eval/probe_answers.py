@@ -93,8 +93,12 @@ def _item(row: dict, where: str) -> tuple[Item, str]:
     answer = row["answer"].strip().capitalize()
     if answer not in ("Yes", "No"):
         raise InputError(f"{where}: answer {row['answer']!r} is neither 'Yes' nor 'No'")
-    group = re.sub(r"_\d+$", "", PurePosixPath(row["image"]).stem)
-    return (row["id"], row["position"], answer), group
+    return (row["id"], row["position"], answer), caption_group(row["image"])
+
+
+def caption_group(image: str) -> str:
+    """The caption that a canvas belongs to: its name without suffix and cell, `019920000_3.jpg` -> `019920000`."""
+    return re.sub(r"_\d+$", "", PurePosixPath(image).stem)
 
 
 def describe(item: Item) -> str:

@@ -5,7 +5,8 @@ A summary and a comparison are the dictionaries that go into the JSON file; noth
 
 import numpy as np
 
-from eval.plots import Panel
+from eval.heatmaps import Panel
+from eval.text_table import text_table
 
 TITLES = {
     "mean": "mean over cells, %",
@@ -47,13 +48,13 @@ def report(summaries: list[dict], comparison: dict | None) -> str:
     for name, title in TITLES.items():
         if summaries[0]["numbers"][name]["value"] is not None:
             rows.append(row(title, [column["numbers"][name] for column in columns]))
-    parts.append(_table(rows))
+    parts.append(text_table(rows))
     for name, title in CELL_TITLES.items():
         if any(cell[name]["value"] is not None for cell in summaries[0]["cells"]):
             rows = [[title, *headings]]
             for cells in zip(*(column["cells"] for column in columns), strict=True):
                 rows.append(row(f"  {cells[0]['position']}", [cell[name] for cell in cells]))
-            parts.append(_table(rows))
+            parts.append(text_table(rows))
     notes = [note for summary in summaries for note in _notes(summary)]
     if comparison:
         first, second = headings[:2]
@@ -112,15 +113,6 @@ def _two_decimals(number: float | None, signed: bool) -> str:
         return "-"
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     return f"{round(number, 2) + 0.0:{'+' if signed else ''}.2f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for title, *cells in rows:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("   ".join([title.ljust(widths[0]), *aligned]))
-    return "\n".join(lines)
 
 
 def panels(summaries: list[dict], comparison: dict | None) -> list[Panel]:

@@ -27,6 +27,11 @@ class Gemma3Model(BalancedModel, upstream.Gemma3Model):
     def tokens_per_image(self) -> int:
         return self.config.mm_tokens_per_image
 
+    def patch_tokens(self, pixel_values: torch.Tensor, **inputs) -> list[torch.LongTensor]:
+        """For each picture (or crop), where the token of each patch is among its tokens: (rows, columns)."""
+        side = round(self.tokens_per_image() ** 0.5)
+        return [torch.arange(side**2).view(side, side)] * len(pixel_values)
+
     def balanced_inputs(self, inputs: dict) -> dict:
         types = whole_types(inputs.get("token_type_ids"), inputs.get("past_key_values"))
         return super().balanced_inputs(inputs) | {"token_type_ids": types}

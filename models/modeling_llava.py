@@ -1,5 +1,6 @@
 """LLaVA-1.5 with balanced positions: the difference from transformers 5.17.0 `models/llava/modeling_llava.py`."""
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers.models.llava import configuration_llava as configuration
 from transformers.models.llava import modeling_llava as upstream
@@ -25,6 +26,10 @@ class LlavaModel(BalancedModel, upstream.LlavaModel):
     def tokens_per_image(self) -> int:
         return tokens_per_image(self.config)
 
+    def patch_tokens(self, pixel_values: torch.Tensor, **inputs) -> list[torch.LongTensor]:
+        """For each picture, where the token of each patch is among the picture's: (rows, columns)."""
+        return [patch_tokens(self.config)] * len(pixel_values)
+
 
 class LlavaForConditionalGeneration(BalancedGeneration, upstream.LlavaForConditionalGeneration):
     """Replaces upstream's class of the same name."""
@@ -40,3 +45,9 @@ def tokens_per_image(config) -> int:
         raise ValueError(f"vision tower {vision.model_type!r} is not one of {', '.join(CLS_TOKENS)}")
     kept = 0 if config.vision_feature_select_strategy == "full" else -1
     return (vision.image_size // vision.patch_size) ** 2 + CLS_TOKENS[vision.model_type] + kept
+
+
+def patch_tokens(config) -> torch.LongTensor:
+    """Where the tokens of one view's patches are among the view's, (rows, columns): in raster order, after a CLS."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return torch.arange(side**2).view(side, side) + tokens_per_image(config) - side**2

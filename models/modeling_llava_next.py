@@ -10,7 +10,7 @@ from transformers.models.llava_next import configuration_llava_next as configura
 from transformers.models.llava_next import modeling_llava_next as upstream
 
 from models.balanced import BalancedGeneration, BalancedModel
-from models.modeling_llava import tokens_per_image
+from models.modeling_llava import patch_tokens, tokens_per_image
 from models.positions import segment_ids
 
 
@@ -42,6 +42,21 @@ class LlavaNextModel(BalancedModel, upstream.LlavaNextModel):
                 "tokens: pass generate the image_sizes of all its pictures (pixel_values only of new ones)"
             )
 
+    def patch_tokens(self, image_sizes: torch.Tensor, view: str = "base", **inputs) -> list[torch.LongTensor]:
+        """For each picture, where the token of each patch is among the picture's: (rows, columns).
+
+        `view`: "base", the whole picture at low resolution, or "tiles", the canvas of its tiles as it is left after
+        unpadding, without the newline tokens.
+        """
+        base = patch_tokens(self.config)
+        if view == "base":
+            return [base] * len(image_sizes)
+        found = []
+        for rows, columns in tile_patches(image_sizes, self.config):
+            places = torch.arange(rows * (columns + 1)).view(rows, columns + 1)
+            found.append(places[:, :-1] + tokens_per_image(self.config))
+        return found
+
     def balanced_inputs(self, inputs: dict) -> dict:
         inputs = super().balanced_inputs(inputs)
         pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
@@ -63,15 +78,21 @@ def tokens_of_images(image_sizes: torch.Tensor, config: LlavaNextConfig) -> torc
     Counts what upstream's `pack_image_features` builds: the base view, then the tiles cut back to the picture's
     aspect ratio with one newline for each row.
     """
-    side = config.vision_config.image_size // config.vision_config.patch_size
     sizes = torch.as_tensor(image_sizes)
-    lengths = []
-    for height, width in sizes.tolist():
+    lengths = [tokens_per_image(config) + rows * (columns + 1) for rows, columns in tile_patches(sizes, config)]
+    return torch.tensor(lengths, dtype=torch.long, device=sizes.device)
+
+
+def tile_patches(image_sizes: torch.Tensor, config: LlavaNextConfig) -> list[tuple[int, int]]:
+    """Rows and columns of patches that are left of each picture's tiles, cut back to its aspect ratio."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    found = []
+    for height, width in torch.as_tensor(image_sizes).tolist():
         rows, columns = upstream.get_anyres_image_grid_shape(
             (height, width), config.image_grid_pinpoints, config.vision_config.image_size
         )
         # Zero-width features of the tiles' canvas: upstream's own rounding decides what is cut.
         canvas = torch.empty(0, rows * side, columns * side)
         _, kept_rows, kept_columns = upstream.unpad_image(canvas, (height, width)).shape
-        lengths.append(tokens_per_image(config) + kept_rows * (kept_columns + 1))
-    return torch.tensor(lengths, dtype=torch.long, device=sizes.device)
+        found.append((kept_rows, kept_columns))
+    return found

@@ -43,6 +43,12 @@ class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
         patches = segment_ids(is_video, patch_tokens.repeat_interleave(temporal))
         return images - patches  # negative numbers for videos: never equal to an image's
 
+    def patch_tokens(self, image_grid_thw: torch.LongTensor, **inputs) -> list[torch.LongTensor]:
+        """For each picture, where the token of each (merged) patch is among the picture's: (rows, columns)."""
+        merged = self.config.vision_config.spatial_merge_size
+        grids = [(height // merged, width // merged) for _, height, width in image_grid_thw.tolist()]
+        return [torch.arange(rows * columns).view(rows, columns) for rows, columns in grids]
+
     def get_rope_index(
         self, input_ids, mm_token_type_ids=None, image_grid_thw=None, video_grid_thw=None, **kwargs
     ) -> tuple[torch.LongTensor, torch.LongTensor]:

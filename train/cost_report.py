@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
+from eval.heatmaps import save
 from eval.markdown import table
-from eval.plots import save
 from train.budget import GPUS
 
 PARTS = ("weights", "gradients", "optimizer", "buffers", "activations")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.files import write_atomic
-from eval.plots import check_suffix
+from eval.heatmaps import check_suffix
 from models.errors import ArgumentParser, InputError, run_script
 from models.quiet import quiet_transformers
 from models.reading import told_as

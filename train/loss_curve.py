@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.plots import save
+from eval.heatmaps import save
 from models.errors import ArgumentParser, InputError, run_script
 from train.run_folder import LOG, read_log
 

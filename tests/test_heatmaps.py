@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from eval.plots import DPI, PANEL_HEIGHT, PANEL_WIDTH, Panel, _contrasting, _fit, _scale, probe_heatmaps
+from eval.heatmaps import DPI, PANEL_HEIGHT, PANEL_WIDTH, Panel, _contrasting, _fit, _scale, probe_heatmaps
 from models.errors import InputError
 
 CELLS = np.array([[80.0, 85, 90], [70, 75, 80], [60, 65, 70]])
