@@ -7,10 +7,13 @@ from pathlib import Path
 from models.errors import ArgumentParser, true_or_false
 
 
-def build_parser(description: str, max_new_tokens: int | None) -> argparse.ArgumentParser:
+def build_parser(
+    description: str, max_new_tokens: int | None, file_in_folder: str | None = None
+) -> argparse.ArgumentParser:
     """The parser of what all benchmarks share; a mistake on the command line is an InputError of one line.
 
-    `max_new_tokens` None: the benchmark asks for no replies.
+    `max_new_tokens` None: the benchmark asks for no replies. `file_in_folder`: it writes pictures as well, so a folder
+    is asked for instead of the answers file, which gets this name in it.
     """
     parser = ArgumentParser(
         description=description,
@@ -19,7 +22,16 @@ def build_parser(description: str, max_new_tokens: int | None) -> argparse.Argum
     )
     add = parser.add_argument
     add("--model_path", required=True, help="checkpoint: a folder, or an id of the hub")
-    add("--answers_file", "--answer_file", type=Path, required=True, help="JSON lines to write, one per item")
+    if file_in_folder is None:
+        add("--answers_file", "--answer_file", type=Path, required=True, help="JSON lines to write, one per item")
+    else:
+        add(
+            "--output_dir",
+            dest="answers_file",
+            type=lambda text: Path(text) / file_in_folder,
+            required=True,
+            help=f"folder to write {file_in_folder} (JSON lines, one per item) and pictures into",
+        )
     add(
         "--position_balance",
         type=true_or_false,

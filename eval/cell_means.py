@@ -7,6 +7,7 @@ import numpy as np
 from data.grid import cell_names
 from eval.heatmaps import Panel
 from eval.probe_statistics import interval
+from eval.resampling import resampled_sums
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,18 @@ class CellMeans:
 def cell_means(values: np.ndarray, resamples: int, seed: int) -> CellMeans:
     """Means over captions of `values`, (captions, cells), NaN where a caption was not measured in a cell.
 
-    The mean of the file is that of its cells. With `resamples` 0 there are no intervals.
+    The mean of the file is that of its cells. With `resamples` 0, or one caption, there are no intervals.
     """
+    resamples = resamples if len(values) > 1 else 0
     present = np.isfinite(values)
     known = np.where(present, values, 0.0)
-    weights = np.vstack([np.ones((1, len(values))), _draws(len(values), resamples, seed)])
+    sums = resampled_sums(np.hstack([known, present]), resamples, seed)
     with np.errstate(invalid="ignore"):
-        cells = (weights @ known) / (weights @ present)
+        cells = sums[:, : values.shape[1]] / sums[:, values.shape[1] :]
     means = np.nanmean(cells, axis=1)
     low, high = interval(means[1:])
     cells_low, cells_high = interval(cells[1:])
     return CellMeans(means[0], low, high, float(np.nanstd(cells[0])), cells[0], cells_low, cells_high)
-
-
-def _draws(captions: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each caption is drawn: (resamples, captions)."""
-    return np.random.default_rng(seed).multinomial(captions, np.full(captions, 1 / captions), size=resamples)
 
 
 def entry(value: float, low: float, high: float) -> dict:

@@ -53,6 +53,7 @@ class Benchmark:
     `measure(run, model, processor, order, num_workers)` yields, a few at a time, index -> the fields of the outcome (or
     `error`) for the items `order`; None: greedy replies of at most `max_new_tokens`. A row that has the field `outcome`
     is done. `settings` are the benchmark's own arguments that decide outcomes and do not show in the items.
+    `file_in_folder`: see eval/arguments.py. `afterwards(run)` is called once all items have a row.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Benchmark:
     measure: Callable[..., Iterator[dict[int, dict]]] | None = None
     outcome: str = "prediction"
     settings: tuple[str, ...] = ()
+    file_in_folder: str | None = None
+    afterwards: Callable[["Run"], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
 
     Raises InputError for whatever the user can mend; what can be checked is checked before the model is loaded.
     """
-    parser = build_parser(sys.modules[benchmark.load_items.__module__].__doc__, benchmark.max_new_tokens)
+    description = sys.modules[benchmark.load_items.__module__].__doc__
+    parser = build_parser(description, benchmark.max_new_tokens, benchmark.file_in_folder)
     benchmark.add_arguments(parser)
     processes = Processes()
     with processes.joined(), contextlib.ExitStack() as stack:
@@ -295,6 +299,8 @@ def finish(this: Run, done: int, seconds: float) -> int:
     print(
         f"{this.benchmark.name}: {len(rows)} items: {new} new, {done} resumed, {len(errors)} errors{speed}; {answers}"
     )
+    if this.benchmark.afterwards:
+        this.benchmark.afterwards(this)
     if errors:
         print(
             f"error: {len(errors)} of {len(rows)} items have no answer (first: "

@@ -19,7 +19,7 @@ class Measured:
 
     label: str
     path: str
-    rows: list[dict]
+    rows: tuple[dict, ...]
     index: np.ndarray
     errors: int
 
@@ -29,27 +29,33 @@ class Measured:
         return numbers[self.index]
 
 
-def read_measured(path: str, label: str, fields: dict[str, type]) -> Measured:
-    """Read an answers file whose rows have `fields` (name -> type), or `error`; rows of errors are counted, not read.
+def read_rows(path: str, fields: dict[str, type]) -> tuple[list[tuple[int, dict]], int]:
+    """(line number, row) of each row of an answers file that has `fields` (name -> type); and how many are errors.
 
-    The caption of a row is told by its canvas's name, as eval/probe_answers.py does. Raises InputError naming file and
-    line for a missing or wrong field, positions of no grid or of several, and a caption measured twice in a cell; for
-    an unfinished run, and if all rows are errors.
+    Raises InputError naming file and line for a missing or wrong field; for an unfinished run, and if all are errors.
     """
-    rows, lines, errors = [], [], 0
-    needed = {"image": str, "position": str} | fields
+    rows, errors = [], 0
     for number, row in numbered_json_lines(path):
         if "error" in row:
             errors += 1
             continue
-        for field, kind in needed.items():
+        for field, kind in fields.items():
             if not isinstance(row.get(field), kind):
                 raise InputError(f"{path}, line {number}: field `{field}` is missing or no {kind.__name__}")
-        rows.append(row)
-        lines.append(number)
+        rows.append((number, row))
     check_finished(Path(path), len(rows) + errors)
     if not rows:
         raise InputError(f"{path}: all {errors} rows are errors; mend the pictures and run again")
+    return rows, errors
+
+
+def read_measured(path: str, label: str, fields: dict[str, type]) -> Measured:
+    """What `read_rows` reads, by caption and cell; a caption is told by its canvas's name (eval/probe_answers.py).
+
+    Raises InputError, too, for positions of no grid or of several, and for a caption measured twice in a cell.
+    """
+    numbered, errors = read_rows(path, {"image": str, "position": str} | fields)
+    lines, rows = zip(*numbered, strict=True)
     grid = grid_of({row["position"] for row in rows})
     if grid is None:
         raise InputError(f"{path}: field `position` has cells of no grid, or of several; see data/grid.py")

@@ -9,12 +9,15 @@ import argparse
 from pathlib import Path
 
 from data.files import write_json
-from eval import similarity_report
+from eval import flow_report, perception_report, similarity_report
 from eval.heatmaps import check_suffix
+from eval.manifest import read_manifest
 from models.errors import ArgumentParser, InputError, run_script
 
-# name -> module with FIELDS, add_arguments(parser) and report(runs, arguments) -> (text, JSON-ready dict), which draws
-STUDIES = {"similarity": similarity_report}
+# name -> module with FILE (the usual name of its answers), UNIT (what the bootstrap draws), SAME_SETTINGS (names in the
+# manifests that runs of one figure share), add_arguments(parser) and report(arguments), which draws and returns
+# (text, JSON-ready dict)
+STUDIES = {"similarity": similarity_report, "perception": perception_report, "information_flow": flow_report}
 
 
 def make_parser() -> ArgumentParser:
@@ -25,7 +28,14 @@ def make_parser() -> ArgumentParser:
     for name, module in STUDIES.items():
         study = studies.add_parser(name, description=module.__doc__, help=module.__doc__.split("\n")[0])
         add = study.add_argument
-        add("--results_file", action="append", required=True, metavar="FILE", help=f"answers of eval/{name}.py")
+        add(
+            "--results_file",
+            "--prob_results_dir",
+            action="append",
+            required=True,
+            metavar="FILE",
+            help=f"answers of eval/{name}.py, or the folder that holds them",
+        )
         add("--output_path", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")
         add("--output_json", metavar="FILE", help="all numbers, as JSON (default: none)")
         add("--labels", nargs="+", metavar="LABEL", help="a name per results file (default: file names)")
@@ -37,7 +47,11 @@ def make_parser() -> ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise InputError for arguments that do not fit together; fills in the labels."""
+    module = STUDIES[arguments.study]
     files = arguments.results_file
+    for place, file in enumerate(files):
+        if Path(file).is_dir():
+            files[place] = str(Path(file) / module.FILE)
     arguments.labels = arguments.labels or [Path(file).stem for file in files]
     if len(arguments.labels) != len(files):
         raise InputError(f"--labels: {len(arguments.labels)} labels for {len(files)} results files; give one each")
@@ -51,15 +65,30 @@ def check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{option}: {output} is also --results_file; it would be overwritten")
 
 
+def check_same_study(paths: list[str], settings: tuple[str, ...]) -> None:
+    """Raise InputError if the manifests beside the answers say that they are of other items, or measured otherwise."""
+    known = [(path, manifest) for path in paths if (manifest := read_manifest(Path(path)))]
+    for path, manifest in known[1:]:
+        first, names = known[0], ("benchmark", "items_sha256", *settings)
+        differing = [name for name in names if manifest.get(name) != first[1].get(name)]
+        if differing:
+            raise InputError(
+                f"{first[0]} and {path}: of different items or settings ({', '.join(differing)}); draw apart"
+            )
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     check(arguments)
-    text, numbers = STUDIES[arguments.study].report(arguments)
+    module = STUDIES[arguments.study]
+    check_same_study(arguments.results_file, module.SAME_SETTINGS)
+    text, numbers = module.report(arguments)
     if arguments.output_json:
         write_json(arguments.output_json, numbers)
     print(text)
     if arguments.bootstrap:
-        print(f"[]: 95% bootstrap intervals, {arguments.bootstrap} resamples of captions, seed {arguments.seed}")
+        resamples = f"{arguments.bootstrap} resamples of {module.UNIT}, seed {arguments.seed}"
+        print(f"[]: 95% bootstrap intervals, {resamples}")
     for output in filter(None, (arguments.output_json, arguments.output_path)):
         print(f"written: {output}")
 

@@ -20,6 +20,8 @@ SCALES = {
     DIFFERENCE: "difference of cosines, hundredths",
     READOUT: "captions read right, %",
 }
+FILE, UNIT = "similarity.jsonl", "captions"
+SAME_SETTINGS = ("pooling",)
 READ_AT_MOST = 1000  # captions; the readout has one class for each
 
 

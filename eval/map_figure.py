@@ -1,0 +1,55 @@
+"""Maps of any grid beside each other with one scale of colours, and numbers by layer below them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+WIDTH, HEIGHT, LAYERS_HEIGHT = 3.4, 3.9, 2.4  # inches of a map's part, of the row of maps, of the row of curves
+INK, QUIET = "#1a1a1a", "#5f5f5f"
+COLOURS = ("#1f5a9e", "#c2571a", "#3f8f5b", "#7b4ea3")
+
+
+def map_figure(
+    maps: Sequence[tuple[str, np.ndarray]],
+    scale: str,
+    layers: Sequence[tuple[str, dict[str, np.ndarray]]] = (),
+    titles: dict[str, str] | None = None,
+) -> Figure:
+    """(title, (rows, columns)) maps in a row; `scale` says what the colours are.
+
+    `layers` holds (label, name -> (layers,)) curves, drawn in one small plot per name of `titles`.
+    """
+    height = HEIGHT + (LAYERS_HEIGHT if layers else 0)
+    figure = Figure(figsize=(WIDTH * max(len(maps), 2), height), facecolor="white", layout="constrained")
+    above, *below = figure.subfigures(2 if layers else 1, 1, height_ratios=[HEIGHT, LAYERS_HEIGHT][: 1 + bool(layers)],
+                                      squeeze=False)[:, 0]  # fmt: skip
+    norm = Normalize(min(0.0, *(one.min() for _, one in maps)), max(one.max() for _, one in maps))
+    axes = above.subplots(1, len(maps), squeeze=False)[0]
+    for one, (title, values) in zip(axes, maps, strict=True):
+        picture = one.imshow(values, cmap=colormaps["YlGnBu"], norm=norm, interpolation="nearest")
+        one.set_title(title, fontsize=11, color=INK, weight="bold", parse_math=False)
+        one.set_xlabel(f"{values.shape[0]} x {values.shape[1]} patches", fontsize=8, color=QUIET)
+        one.set(xticks=[], yticks=[])
+    bar = above.colorbar(picture, ax=list(axes), orientation="horizontal", fraction=0.05, pad=0.03, aspect=40)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color=QUIET, labelcolor=INK)
+    bar.set_label(scale, fontsize=8.5, color=INK)
+    if layers:
+        _curves(below[0], layers, titles)
+    return figure
+
+
+def _curves(figure, layers, titles: dict[str, str]) -> None:
+    for one, (name, title) in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles.items(), strict=True):
+        for (label, numbers), colour in zip(layers, COLOURS * len(layers), strict=False):
+            places = np.arange(1, len(numbers[name]) + 1)
+            one.plot(places, numbers[name], color=colour, label=label, marker="o", markersize=2.5, linewidth=1.2)
+        one.set_title(title, fontsize=8.5, color=INK)
+        one.set_xlabel("layer", fontsize=8, color=QUIET)
+        one.tick_params(labelsize=7, color=QUIET)
+        one.spines[["top", "right"]].set_visible(False)
+        one.xaxis.get_major_locator().set_params(integer=True)
+    one.legend(fontsize=7, frameon=False)

@@ -1,0 +1,28 @@
+"""A map of squares drawn over the picture that it is of."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from data.files import write_atomic
+
+STRONGEST = 0.75  # opacity of the map's largest value
+
+
+def write_overlay(picture: Path, values: list[list[float | None]], path: Path) -> None:
+    """Write the picture, pale and grey, with `values` (rows, columns; None: nothing) over it in red, as a PNG."""
+    with Image.open(picture) as image:
+        grey = 127 + np.asarray(image.convert("L"), float)[..., None].repeat(3, axis=2) / 2
+    map_ = np.array([[0.0 if value is None else value for value in row] for row in values])
+    map_ = map_ / (map_.max() or 1.0)
+    tall, wide = -(-grey.shape[0] // len(map_)), -(-grey.shape[1] // map_.shape[1])
+    shown = map_.repeat(tall, 0).repeat(wide, 1)[: grey.shape[0], : grey.shape[1], None]
+    colour = 255 * colormaps["YlOrRd"](shown[..., 0])[..., :3]
+    opacity = STRONGEST * np.minimum(1, 3 * shown)
+    blended = Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))
+    content = io.BytesIO()
+    blended.save(content, "PNG")
+    write_atomic(path, content.getvalue())

@@ -1,0 +1,103 @@
+"""Where the answer rests when the picture that is asked for is in each cell: the maps of eval/perception.py, summed.
+
+Each map is divided by its maximum and summed by the cell of the target, as in the paper. Beside that, the share of a
+map's mass that lies in the target's part of the canvas; chance is one of all cells.
+"""
+
+import argparse
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from data.grid import cell_names
+from eval.cell_means import cell_means
+from eval.heatmaps import save
+from eval.map_grid import lay
+from eval.measured import Measured, read_measured
+from eval.text_table import text_table
+from models.errors import InputError
+
+FILE, UNIT = "occlusion.jsonl", "captions"
+SAME_SETTINGS = ("mask_size", "mask_color", "target", "baseline")
+INK, QUIET = "#1a1a1a", "#5f5f5f"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments but those of all studies."""
+
+
+def report(arguments: argparse.Namespace) -> tuple[str, dict]:
+    """Draw the picture; the table in words and all numbers."""
+    runs, drawn, notes, columns = [], [], [], []
+    for path, label in zip(arguments.results_file, arguments.labels, strict=True):
+        measured = read_measured(path, label, {"map": list})
+        maps = np.stack([np.nan_to_num(np.array(row["map"], float)) for row in measured.rows])
+        shares = target_shares(measured, maps)
+        found = cell_means(shares, arguments.bootstrap, arguments.seed)
+        empty = int((maps.max((1, 2)) == 0).sum())
+        skipped = sum(value is None for row in measured.rows for line in row["map"] for value in line)
+        notes.append(
+            f"{label}: {len(measured.index)} captions, {measured.errors} errors (left out); {skipped} of {maps.size} "
+            f"squares skipped (of one colour); {empty} maps without any effect (not in the shares)"
+        )
+        drawn.append((label, summed(measured, maps)))
+        columns.append(found)
+        runs.append({"label": label, "results_file": path, "captions": len(measured.index), "errors": measured.errors,
+                     "skipped": skipped, "without_effect": empty, "target_share": found.as_dict()})  # fmt: skip
+    if len({maps.shape for _, maps in drawn}) > 1:
+        raise InputError("--results_file: maps of different grids; draw them apart")
+    save(figure(drawn), arguments.output_path)
+    cells = len(columns[0].cells)
+    table = [["share of the map in the target's cell, %", *arguments.labels]]
+    table.append([f"mean (chance {100 / cells:.1f})", *(_words(one.mean, one.low, one.high) for one in columns)])
+    for cell, name in enumerate(cell_names(round(cells**0.5))):
+        numbers = [(one.cells[cell], one.cells_low[cell], one.cells_high[cell]) for one in columns]
+        table.append([f"  {name}", *(_words(*triple) for triple in numbers)])
+    text = "\n".join([*notes, "", text_table(table)])
+    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": runs}
+
+
+def target_shares(measured: Measured, maps: np.ndarray) -> np.ndarray:
+    """(captions, cells): percent of a map's mass in the target's cell, NaN for none and for maps without effect."""
+    cells = measured.index.shape[1]
+    parts = lay(maps, round(cells**0.5)).reshape(len(maps), cells)
+    with np.errstate(invalid="ignore"):
+        parts = 100 * parts / parts.sum(1, keepdims=True)
+    captions, targets = (measured.index >= 0).nonzero()
+    shares = np.full(measured.index.shape, np.nan)
+    shares[captions, targets] = parts[measured.index[captions, targets], targets]
+    return shares
+
+
+def summed(measured: Measured, maps: np.ndarray) -> np.ndarray:
+    """Maps divided by their maximum, mean by target cell: (cells, rows, columns)."""
+    scaled = maps / np.maximum(maps.max((1, 2), keepdims=True), np.finfo(float).tiny)
+    return np.stack([scaled[rows[rows >= 0]].mean(0) if (rows >= 0).any() else np.zeros(maps.shape[1:])
+                     for rows in measured.index.T])  # fmt: skip
+
+
+def figure(drawn: list[tuple[str, np.ndarray]]) -> Figure:
+    """One grid of maps per run, by target cell, with one scale for all."""
+    side = round(len(drawn[0][1]) ** 0.5)
+    whole = Figure(figsize=(4.4 * len(drawn), 5.2), facecolor="white", layout="constrained")
+    norm = Normalize(0, max(maps.max() for _, maps in drawn) or 1)
+    parts = whole.subfigures(1, len(drawn), squeeze=False)[0]
+    for part, (label, maps) in zip(parts, drawn, strict=True):
+        part.suptitle(label, fontsize=12, weight="bold", color=INK)
+        axes = part.subplots(side, side, squeeze=False).ravel()
+        for one, values, name in zip(axes, maps, cell_names(side), strict=True):
+            picture = one.imshow(values, cmap=colormaps["magma_r"], norm=norm, interpolation="nearest")
+            one.set_title(name.replace("_", " "), fontsize=8, color=QUIET, pad=3)
+            one.set(xticks=[], yticks=[])
+    bar = whole.colorbar(picture, ax=[axis for part in parts for axis in part.axes], orientation="horizontal",
+                         fraction=0.04, pad=0.03, aspect=40)  # fmt: skip
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color=QUIET, labelcolor=INK)
+    bar.set_label("what the answer loses when a square is covered, mean of maps of maximum 1", fontsize=8, color=INK)
+    return whole
+
+
+def _words(value: float, low: float, high: float) -> str:
+    return f"{value:.1f}" + (f" [{low:.1f}, {high:.1f}]" if np.isfinite(low) else "")
