@@ -39,9 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The items with `other_caption`: the next caption of the file, the first one for the last.
 
-    Raises InputError if there is only one caption.
+    Raises InputError if there is only one caption, or a canvas does not hold its caption.
     """
     items = probe.load_items(args)
+    absent = next((item["id"] for item in items if item["answer"].lower() == "no"), None)
+    if absent is not None:
+        raise InputError(f"{args.eval_file}: {absent} asks for what is not there; give a set of build_similarity.py")
     captions = list(dict.fromkeys(item["caption"] for item in items))
     if len(captions) < 2:
         raise InputError(f"{args.eval_file}: one caption only; another is needed to compare its pictures with")
