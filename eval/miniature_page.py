@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from data.files import write_atomic
 from eval.heatmaps import Panel, probe_heatmaps, save
+from eval.map_figure import map_figure
 from eval.markdown import table
-from eval.miniature_results import ARMS, PAIRS
+from eval.miniature_results import ARMS, PAIRS, TOWERS
 from models.errors import ArgumentParser, InputError, run_script
 
 TRAINED = "3x3-144"  # the condition of the training data
@@ -28,6 +29,18 @@ COLUMNS = {
     "flip": "flip rate, %",
     "d_prime": "d'",
 }
+FLOW = {
+    "entropy": "attention: normalised entropy",
+    "raster": "raster correlation",
+    "image_share": "image share, %",
+}
+SIMILARITY = {
+    "own caption": "own caption",
+    "another caption": "another caption",
+    "own less another": "difference",
+    "linear readout": "linear readout, %",
+}
+ARMS_TRAINED = {"a": "with ordinary positions", "d": "with BaPA"}
 DRAWN = ("balanced_accuracy", "variance_corrected", "flip")
 # Okabe and Ito's colours, which stay apart in every common form of colour blindness.
 COLOURS = dict(zip(ARMS, ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73"), strict=True))
@@ -39,9 +52,9 @@ def values(results: dict, condition: str, arm: str, name: str) -> np.ndarray:
     return np.array([run["numbers"][name]["value"] for run in runs], float)
 
 
-def spread(numbers: np.ndarray, signed: bool = False) -> str:
+def spread(numbers: np.ndarray, signed: bool = False, digits: int = 2) -> str:
     """Mean and range over seeds."""
-    form = "{:+.2f}" if signed else "{:.2f}"
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
     low, mean, high = (form.format(value) for value in (numbers.min(), numbers.mean(), numbers.max()))
     return f"{mean} ({low} to {high})"
 
@@ -67,6 +80,40 @@ def pairs_table(results: dict, condition: str) -> str:
             cells.append(f"{spread(differences, signed=True)}, clear in {clear} of {len(found)}")
         rows.append([label, *cells])
     return table(rows)
+
+
+def studies_table(results: dict, condition: str) -> str:
+    """Perception and information flow by arm."""
+    rows = [["arm", "perception: share in the target's cell, %", *FLOW.values()]]
+    for arm in ARMS:
+        seeds = [seed[condition] for seed in results["seeds"].values()]
+        found = [np.array([seed["perception"][arm]["value"] for seed in seeds], float)]
+        found += [np.array([seed["flow"][arm][name]["value"] for seed in seeds], float) for name in FLOW]
+        rows.append(
+            [f"**{arm}**", *(spread(numbers, digits=1 if place == 0 else 3) for place, numbers in enumerate(found))]
+        )
+    return table(rows)
+
+
+def similarity_table(results: dict) -> str:
+    """Of each condition and tower: cosines in hundredths, and captions that a linear readout reads, by cell."""
+    rows = [["condition", "trained", *SIMILARITY.values(), "readout: spread over cells"]]
+    for condition in conditions_of(results):
+        for arm in TOWERS:
+            found = [seed[condition]["similarity"][arm] for seed in results["seeds"].values()]
+            numbers = [np.array([one[name]["value"] for one in found], float) for name in SIMILARITY]
+            numbers.append(np.array([one["linear readout"]["spread"] for one in found], float))
+            rows.append([described(condition), ARMS_TRAINED[arm], *map(spread, numbers)])
+    return table(rows)
+
+
+def draw_flow(results: dict, path: Path) -> None:
+    """The attention of every patch, mean over seeds, one map an arm, in the condition of the training."""
+    maps = []
+    for arm in ARMS:
+        found = [seed[TRAINED]["flow"][arm]["map"] for seed in results["seeds"].values()]
+        maps.append((f"{arm}: {ARMS[arm]}", np.mean(found, axis=0)))
+    save(map_figure(maps, "attention of a patch, % of all"), path)
 
 
 def costs_table(results: dict) -> str:
@@ -132,9 +179,11 @@ def page(results: dict, name: str) -> str:
     for condition in conditions_of(results):
         trained = ", as trained" if condition == TRAINED else ""
         parts.append(f"### {described(condition)}{trained}")
-        parts += [arms_table(results, condition), pairs_table(results, condition)]
+        parts += [arms_table(results, condition), pairs_table(results, condition), studies_table(results, condition)]
     parts.append(f"![Each seed's numbers by arm]({name}.png)")
     parts.append(f"![Accuracy by cell, mean over seeds]({name}_cells.png)")
+    parts.append(f"![Attention to patches, mean over seeds]({name}_flow.png)")
+    parts += ["## Understanding", UNDERSTANDING, similarity_table(results)]
     parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commit=results["commit"])]
     return "\n\n".join(parts) + "\n"
 
@@ -151,6 +200,10 @@ The probe asks about captions that no training data had, in every cell, and as o
 canvas. Numbers are means over seeds with the smallest and the largest in brackets. Below, `clear` counts the seeds
 whose own 95% interval (bootstrap over captions) leaves out zero."""
 
+UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at each place of the canvas
+(eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not
+fitted on. Arms that share tower and projector share these numbers."""
+
 COST = "On one core of a CPU, without a GPU; from the runs' logs, without reading data and evaluation."
 
 COMMANDS = """## Commands
@@ -163,7 +216,7 @@ draws the world, trains, adapts and probes all arms, and writes this page; it go
 commands make the page from the saved answers:
 
 ```sh
-python eval/miniature_results.py --answers_dir results/miniature/answers --checkpoints checkpoints/miniature \\
+python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature \\
     --output docs/miniature.json
 python eval/miniature_page.py --results_file docs/miniature.json --output docs/miniature.md
 ```
@@ -185,6 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     name = arguments.output.stem
     draw_seeds(results, arguments.output.with_name(f"{name}.png"))
     draw_cells(results, arguments.output.with_name(f"{name}_cells.png"))
+    draw_flow(results, arguments.output.with_name(f"{name}_flow.png"))
     write_atomic(arguments.output, page(results, name))
     print(f"written: {arguments.output}")
 

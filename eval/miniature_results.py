@@ -1,19 +1,24 @@
 """The miniature's experiment, from saved answers to one JSON file; eval/miniature_page.py makes the page from it.
 
-    python eval/miniature_results.py --answers_dir results/miniature/answers --checkpoints checkpoints/miniature \\
+    python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature \\
         --output docs/miniature.json
 
-scripts/experiment_miniature.sh writes the answers: `<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`. The numbers are
-those of eval/metrics.py, with its intervals over captions for each seed; the page shows how seeds differ.
+scripts/experiment_miniature.sh writes the answers: `answers/<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`, and beside
+`answers` the studies. The numbers are those of eval/metrics.py and eval/plots.py, with their intervals for each seed;
+the page shows how seeds differ.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from data.files import numbered_json_lines, write_atomic
+import numpy as np
+
+from data.files import numbered_json_lines, write_json
+from eval import flow_report, perception_report, similarity_report
 from eval.answers import read_yes_no
+from eval.cell_means import cell_means
 from eval.manifest import check_finished
+from eval.measured import read_measured, read_rows
 from eval.metrics import compare, measure
 from eval.probe_answers import pair, read_answers
 from models.errors import ArgumentParser, InputError, run_script
@@ -31,17 +36,61 @@ ARMS = {
 PAIRS = (("a", "b"), ("b", "c"), ("a", "c0"), ("c0", "c"), ("a", "d"))
 
 
-def collect(answers_dir: Path, resamples: int) -> dict:
-    """Seed -> condition -> {"arms": arm -> summary, "pairs": "b - a" -> comparison}; InputError for a missing file."""
-    seeds = sorted(path.name for path in answers_dir.glob("*") if path.name.isdigit())
+# Arms whose vision tower and projector are their own: neither LoRA nor the flag changes them.
+TOWERS = ("a", "d")
+
+
+def collect(results_dir: Path, resamples: int) -> dict:
+    """Seed -> condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison) and the studies, arm -> numbers.
+
+    Raises InputError for a missing file.
+    """
+    answers = results_dir / "answers"
+    seeds = sorted(path.name for path in answers.glob("*") if path.name.isdigit())
     if not seeds:
-        raise InputError(
-            f"--answers_dir {answers_dir}: no folders of seeds; scripts/experiment_miniature.sh writes them"
-        )
-    conditions = sorted(path.name for path in (answers_dir / seeds[0]).iterdir())
+        raise InputError(f"--results_dir {results_dir}: no answers/<seed>; scripts/experiment_miniature.sh writes them")
+    conditions = sorted(path.name for path in (answers / seeds[0]).iterdir())
     return {
-        seed: {condition: measure_arms(answers_dir / seed / condition, resamples) for condition in conditions}
+        seed: {
+            condition: measure_arms(answers / seed / condition, resamples)
+            | measure_studies(results_dir, f"{seed}/{condition}", resamples)
+            for condition in conditions
+        }
         for seed in seeds
+    }
+
+
+def measure_studies(results_dir: Path, run: str, resamples: int) -> dict:
+    """Perception and information flow of every arm of `run`, "<seed>/<condition>", and similarity of every tower."""
+    return {
+        "perception": {arm: perception(results_dir / "perception" / run / arm, resamples) for arm in ARMS},
+        "flow": {arm: flow(results_dir / "information_flow" / run / f"{arm}.jsonl", resamples) for arm in ARMS},
+        "similarity": {arm: similarity(results_dir / "similarity" / run / f"{arm}.jsonl", resamples) for arm in TOWERS},
+    }
+
+
+def perception(folder: Path, resamples: int) -> dict:
+    """Percent of a map's mass in the target's cell, by cell."""
+    measured = read_measured(str(folder / perception_report.FILE), "", {"map": list})
+    shares = perception_report.target_shares(measured, perception_report.read_maps(measured))
+    return cell_means(shares, resamples, seed=0).as_dict()
+
+
+def flow(path: Path, resamples: int) -> dict:
+    """The numbers of eval/flow_report.py and the mean map."""
+    numbered, _ = read_rows(str(path), flow_report.FIELDS)
+    rows = [row for _, row in numbered]
+    maps = flow_report.read_maps(rows, str(path))[0].mean(1)
+    numbers = flow_report.describe(maps, np.array([row["image_share"] for row in rows]), resamples, seed=0)
+    return numbers | {"map": [[round(float(value), 5) for value in line] for line in maps.mean(0)]}
+
+
+def similarity(path: Path, resamples: int) -> dict:
+    """Cosines in hundredths and the linear readout, by cell."""
+    measured = read_measured(str(path), "", {"similarity": float, "similarity_other": float})
+    return {
+        name: cell_means(values, resamples, seed=0).as_dict()
+        for name, values in similarity_report.studied(measured).items()
     }
 
 
@@ -91,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--answers_dir", type=Path, required=True, help="what scripts/experiment_miniature.sh wrote")
+    add("--results_dir", type=Path, required=True, help="what scripts/experiment_miniature.sh wrote")
     add("--checkpoints", type=Path, required=True, help="the runs' folders, for their cost")
     add("--output", type=Path, required=True, help="the JSON file to write")
     add("--bootstrap", type=int, default=2000, help="resamples for intervals and nulls (%(default)s)")
@@ -100,9 +149,9 @@ def main(argv: list[str] | None = None) -> None:
         "versions": versions(),
         "commit": provenance()["git_commit"],
         "costs": costs(arguments.checkpoints),
-        "seeds": collect(arguments.answers_dir, arguments.bootstrap),
+        "seeds": collect(arguments.results_dir, arguments.bootstrap),
     }
-    write_atomic(arguments.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.output, content)
     print(f"written: {arguments.output}")
 
 

@@ -33,7 +33,7 @@ def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     runs, drawn, notes, columns = [], [], [], []
     for path, label in zip(arguments.results_file, arguments.labels, strict=True):
         measured = read_measured(path, label, {"map": list})
-        maps = np.stack([np.nan_to_num(np.array(row["map"], float)) for row in measured.rows])
+        maps = read_maps(measured)
         shares = target_shares(measured, maps)
         found = cell_means(shares, arguments.bootstrap, arguments.seed)
         empty = int((maps.max((1, 2)) == 0).sum())
@@ -57,6 +57,14 @@ def report(arguments: argparse.Namespace) -> tuple[str, dict]:
         table.append([f"  {name}", *(_words(*triple) for triple in numbers)])
     text = "\n".join([*notes, "", text_table(table)])
     return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": runs}
+
+
+def read_maps(measured: Measured) -> np.ndarray:
+    """(rows, rows of the map, columns), 0 where a square was skipped. Raises InputError for maps that are none."""
+    try:
+        return np.stack([np.nan_to_num(np.array(row["map"], float)) for row in measured.rows])
+    except ValueError:
+        raise InputError(f"{measured.path}: maps of different grids; start anew with --overwrite") from None
 
 
 def target_shares(measured: Measured, maps: np.ndarray) -> np.ndarray:

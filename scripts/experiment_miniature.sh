@@ -13,6 +13,9 @@ SEEDS=${SEEDS:-0 1 2}
 GRIDS=${GRIDS:-3 4}             # cells a side; trained on 3
 SIZES=${SIZES:-144 192}         # of the image, px; trained on 144 (the tower on both)
 CAPTIONS=${CAPTIONS:-300}       # of a probe, each asked for in every cell, and as often in vain
+FLOW_ITEMS=${FLOW_ITEMS:-450}             # of the probe, whose attention is measured
+MASKED_CAPTIONS=${MASKED_CAPTIONS:-5}     # in all their cells, covered square by square
+MASK_SIZE=${MASK_SIZE:-70}                # px of the canvas: a patch of the trained image size
 DATA=${DATA:-results/miniature/data}
 CHECKPOINTS=${CHECKPOINTS:-checkpoints/miniature}
 RESULTS=${RESULTS:-results/miniature}
@@ -21,18 +24,36 @@ PAGE=${PAGE:-yes}
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 
-# probe MODEL_PATH POSITION_BALANCE SEED ARM: the arm's answers for every grid and image size
-probe() {
+# measure MODEL_PATH POSITION_BALANCE SEED ARM: the arm's answers and studies for every grid and image size
+measure() {
     for size in $SIZES; do
         sized=$1-$size
         [ -f "$sized/config.json" ] || python models/resize.py --model_path "$1" --image_size "$size" --output_dir "$sized"
         for grid in $GRIDS; do
-            folder=$RESULTS/probe-$grid
-            python eval/probe.py --model_path "$sized" --position_balance "$2" --max_new_tokens 3 \
-                --eval_file "$folder/probe.jsonl" --img_path "$folder/images" \
+            study probe-"$grid" probe.jsonl eval/probe.py "$2" --max_new_tokens 3 \
                 --answers_file "$RESULTS/answers/$3/${grid}x$grid-$size/$4.jsonl"
+            study probe-"$grid" probe.jsonl eval/information_flow.py "$2" --limit "$FLOW_ITEMS" \
+                --answers_file "$RESULTS/information_flow/$3/${grid}x$grid-$size/$4.jsonl"
+            study probe-"$grid" probe.jsonl eval/perception.py "$2" --max_new_tokens 3 --mask_size "$MASK_SIZE" \
+                --num_captions "$MASKED_CAPTIONS" --output_dir "$RESULTS/perception/$3/${grid}x$grid-$size/$4"
+            # Neither LoRA nor the flag changes what enters the language model.
+            case $4 in
+                a | d) study similarity-"$grid" similarity.jsonl eval/similarity.py "$2" --readout linear \
+                    --answers_file "$RESULTS/similarity/$3/${grid}x$grid-$size/$4.jsonl" ;;
+            esac
         done
     done
+}
+
+# study FOLDER FILE SCRIPT POSITION_BALANCE [more arguments]: of the model $sized
+study() {
+    folder=$RESULTS/$1
+    file=$2
+    script=$3
+    flag=$4
+    shift 4
+    python "$script" --model_path "$sized" --position_balance "$flag" --eval_file "$folder/$file" \
+        --img_path "$folder/images" "$@"
 }
 
 # adapt SEED POSITION_BALANCE NAME: LoRA of the arm a, merged
@@ -55,17 +76,19 @@ done
 for grid in $GRIDS; do
     python data/build_probe.py --source "$DATA/pictures/test" --num_captions "$CAPTIONS" --negatives 1.0 --grid "$grid" \
         --output_dir "$RESULTS/probe-$grid"
+    python data/build_similarity.py --source "$DATA/pictures/test" --num_captions "$CAPTIONS" --grid "$grid" \
+        --output_dir "$RESULTS/similarity-$grid"
 done
 for seed in $SEEDS; do
     adapt "$seed" false off
     adapt "$seed" true on
-    probe "$CHECKPOINTS/finetune-$seed-off" false "$seed" a
-    probe "$CHECKPOINTS/finetune-$seed-off" true "$seed" b
-    probe "$CHECKPOINTS/lora-$seed-off-merged" false "$seed" c0
-    probe "$CHECKPOINTS/lora-$seed-on-merged" true "$seed" c
-    probe "$CHECKPOINTS/finetune-$seed-on" true "$seed" d
+    measure "$CHECKPOINTS/finetune-$seed-off" false "$seed" a
+    measure "$CHECKPOINTS/finetune-$seed-off" true "$seed" b
+    measure "$CHECKPOINTS/lora-$seed-off-merged" false "$seed" c0
+    measure "$CHECKPOINTS/lora-$seed-on-merged" true "$seed" c
+    measure "$CHECKPOINTS/finetune-$seed-on" true "$seed" d
 done
 [ "$PAGE" = yes ] || exit 0
-python eval/miniature_results.py --answers_dir "$RESULTS/answers" --checkpoints "$CHECKPOINTS" \
+python eval/miniature_results.py --results_dir "$RESULTS" --checkpoints "$CHECKPOINTS" \
     --output docs/miniature.json
 python eval/miniature_page.py --results_file docs/miniature.json --output docs/miniature.md

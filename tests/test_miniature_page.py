@@ -1,8 +1,10 @@
 """The miniature's experiment from answers to a page: whose numbers they are, means over seeds, what is missing."""
 
+import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.grid import cell_names
@@ -26,11 +28,33 @@ def write_answers(path: Path, wrong: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_studies(results: Path, run: str, arm: str, number: int) -> None:
+    """Maps with `number` + 1 parts of 10 in the target's cell, attention to one patch, one similarity."""
+    folders = [results / name / run for name in ("perception", "information_flow", "similarity")]
+    rows = {folder: [] for folder in folders}
+    for caption in range(2):
+        for cell, position in enumerate(cell_names(3)):
+            row = {"image": f"{caption}_{cell}.jpg", "position": position}
+            map_ = np.full(9, (9 - number) / 80)
+            map_[cell] = (number + 1) / 10
+            flow = np.zeros((1, 3, 3), np.float32)
+            flow[0, 2, 2] = 0.5
+            encoded = base64.b64encode(flow.tobytes()).decode()
+            feature = base64.b64encode(np.eye(2, dtype=np.float16)[caption].tobytes()).decode()
+            rows[folders[0]].append(row | {"map": map_.reshape(3, 3).tolist()})
+            rows[folders[1]].append(row | {"flow": encoded, "shape": [1, 3, 3], "image_share": 0.5})
+            rows[folders[2]].append(row | {"similarity": 0.25, "similarity_other": 0.125, "features": feature})
+    for folder, file in zip(folders, (f"{arm}/occlusion.jsonl", f"{arm}.jsonl", f"{arm}.jsonl"), strict=True):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows[folder]))
+
+
 @pytest.fixture
 def answers(tmp_path) -> Path:
     for seed in (0, 1):
         for arm, wrong in WRONG.items():
             write_answers(tmp_path / "answers" / str(seed) / "3x3-144" / f"{arm}.jsonl", wrong + seed)
+            write_studies(tmp_path, f"{seed}/3x3-144", arm, wrong + seed)
     run = tmp_path / "checkpoints" / "few-0-off"
     run.mkdir(parents=True)
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "seconds": 1800.0}]
@@ -39,7 +63,7 @@ def answers(tmp_path) -> Path:
 
 
 def collect(folder: Path) -> Path:
-    words = ["--answers_dir", str(folder / "answers"), "--checkpoints", str(folder / "checkpoints")]
+    words = ["--results_dir", str(folder), "--checkpoints", str(folder / "checkpoints")]
     miniature_results.main([*words, "--output", str(folder / "results.json"), "--bootstrap", "50"])
     return folder / "results.json"
 
@@ -57,7 +81,11 @@ def test_the_page_says_what_the_answers_say(answers):
     row = next(line for line in page.splitlines() if line.startswith("| b - a |"))
     assert "-33.33 (-33.33 to -33.33), clear in 2 of 2" in row
     assert "| few | 1 | 2 | 1.00 | 1.00 |" in page  # two updates, of which one says half an hour
-    for picture in ("page.png", "page_cells.png"):
+    assert "| **c** | 35.0 (30.0 to 40.0) | 0.000 (0.000 to 0.000) | " in page, "perception, one patch's entropy"
+    towers = "| 25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
+    for trained in ("with ordinary positions", "with BaPA"):
+        assert f"| 3x3 cells, image of 144 px | {trained} {towers}" in page
+    for picture in ("page.png", "page_cells.png", "page_flow.png"):
         assert (answers / picture).stat().st_size > 10_000
         assert picture in page
 
@@ -69,7 +97,13 @@ def test_a_missing_arm_is_named(answers):
     assert not (answers / "results.json").exists()
 
 
+def test_a_missing_study_is_named(answers):
+    (answers / "information_flow/0/3x3-144/d.jsonl").unlink()
+    with pytest.raises(InputError, match=r"information_flow/0/3x3-144/d.jsonl: no such file"):
+        collect(answers)
+
+
 def test_no_seeds(tmp_path):
     (tmp_path / "answers").mkdir()
-    with pytest.raises(InputError, match="no folders of seeds"):
+    with pytest.raises(InputError, match="no answers/<seed>"):
         collect(tmp_path)

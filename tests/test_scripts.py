@@ -119,6 +119,14 @@ def test_the_arms_of_the_experiment(run):
     assert arms.keys() == wanted.keys()
     for arm, (model, flag) in wanted.items():
         assert f"--model_path {model} --position_balance {flag} " in arms[arm]
+        for study in ("perception", "information_flow"):
+            (line,) = [line for line in lines if f"eval/{study}.py" in line and line.split(f"/5/3x3-144/{arm}")[1:]
+                       and line.split(f"/5/3x3-144/{arm}")[1] in ("", ".jsonl")]  # fmt: skip
+            assert f"--model_path {model} --position_balance {flag} " in line
+            assert "/probe-3/probe.jsonl " in line
+    compared = [line for line in lines if "eval/similarity.py" in line]
+    assert [line.split("--model_path ")[1].split()[0] for line in compared] == [wanted["a"][0], wanted["d"][0]]
+    assert all("/similarity-3/similarity.jsonl " in line and "--readout linear" in line for line in compared)
     tuned = [line for line in lines if "miniature/lora.yaml" in line]
     assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
     assert ["--position_balance true" in line for line in tuned] == [False, True]
