@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -56,20 +55,23 @@ class Parts(Dataset):
     def __init__(self, processor, messages_of: Callable, parts: list[tuple[int, int]], count: int, args, dtype):
         self.processor, self.messages_of, self.parts, self.count = processor, messages_of, parts, count
         self.size, self.colour, self.dtype = args.mask_size, args.mask_color, dtype
-        self.opened = lru_cache(maxsize=1)(self._open)
+        self.last: tuple = (None, None)
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def _open(self, index: int) -> tuple[np.ndarray, list[Square]]:
-        (part,) = picture_parts(self.messages_of(index))
-        canvas = np.asarray(open_picture(part)[0])
-        return canvas, squares_with_content(canvas, self.size)
+        """The item's canvas and squares; kept, as the next part mostly is of the same item."""
+        if self.last[0] != index:
+            (part,) = picture_parts(self.messages_of(index))
+            canvas = np.asarray(open_picture(part)[0])
+            self.last = (index, (canvas, squares_with_content(canvas, self.size)))
+        return self.last[1]
 
     def __getitem__(self, number: int) -> Part:
         index, start = self.parts[number]
         try:
-            canvas, kept = self.opened(index)
+            canvas, kept = self._open(index)
         except PictureError as error:
             return Part(index, [], None, error=str(error))
         squares = kept[start : start + self.count]
