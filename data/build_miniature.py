@@ -42,8 +42,8 @@ from models.writing import new_folder
 GAP, BORDER = 1, 1  # px, on a canvas of the model's own size
 FEW = [2, 3, 4]  # pictures on a canvas, one of these numbers
 FEW_MIX = {CELL: 0.15, PLACE: 0.85}  # shares of the questions
-ALIKE = 0.5  # share of the canvases of instructions.json whose pictures resemble one another
-FULL_MIX = {CELL: 0.25, PLACE: 0.5, MATCH: 0.25}
+ALIKE = 0.0  # share of the canvases of instructions.json whose pictures resemble one another
+FULL_MIX = {CELL: 0.2, PLACE: 0.4, MATCH: 0.4}
 
 
 def make_parser() -> ArgumentParser:
