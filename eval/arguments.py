@@ -43,7 +43,8 @@ def build_parser(
         type=_auto_or_count,
         default=None,
         metavar="auto|N",
-        help="prompts at a time (default: auto: 8, on a GPU 32, halved when its memory is too small)",
+        help="prompts, in perception covered pictures, at a time (default: auto: 8, on a GPU 32, halved when its "
+        "memory is too small)",
     )
     if max_new_tokens is not None:
         add(

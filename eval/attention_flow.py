@@ -54,7 +54,7 @@ def attention_weights(
     """
     heads, count, width = query.shape
     grouped = query.reshape(len(key), -1, width)  # the queries of all heads that share a key head
-    scores = (grouped @ key.transpose(1, 2)).float().view(heads, count, -1)
+    scores = (grouped.float() @ key.transpose(1, 2).float()).view(heads, count, -1)
     scores = scores * (width**-0.5 if scaling is None else scaling)
     if mask is None:
         blocked = torch.arange(scores.shape[-1], device=places.device) > places[:, None]

@@ -2,11 +2,12 @@
 
 normalised entropy: 1 if all patches get the same, 0 if one gets all. centre: the map's centre of mass, from 0 (left,
 top) to 1 (right, bottom). raster correlation: Pearson's, of a patch's attention with its place in reading order: what
-rises towards the text behind the image is positive. image share: of all attention, what goes to the patches.
+rises towards the text behind the image is positive. image share: of all attention, what all tokens of the image get.
 """
 
 import argparse
 import base64
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from eval.heatmaps import save
 from eval.map_figure import map_figure
 from eval.map_grid import lay
 from eval.measured import read_rows
+from eval.probe_answers import caption_group
 from eval.probe_statistics import interval
 from eval.resampling import resampled_sums
 from eval.text_table import text_table
@@ -28,52 +30,58 @@ TITLES = {
     "raster": "raster correlation",
     "image_share": "image share, %",
 }
-LAYER_TITLES = {name: TITLES[name] for name in ("entropy", "raster", "image_share")}
+LAYER_TITLES = {"entropy": TITLES["entropy"], "raster": TITLES["raster"], "image_share": "share of the patches, %"}
 FIELDS = {"flow": str, "shape": list, "image_share": float}
-
-
-FILE, UNIT = "information_flow.jsonl", "items"
+FILE, UNIT = "information_flow.jsonl", "captions"
 SAME_SETTINGS = ("attending", "view")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments but those of all studies."""
+@dataclass(frozen=True)
+class Flow:
+    """One run: `maps` are (items, layers, rows, columns), in percent of all attention."""
+
+    label: str
+    path: str
+    rows: list[dict]
+    maps: np.ndarray
+    laid: bool  # onto a common grid
+    errors: int
 
 
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     """Draw the picture; the table in words and all numbers."""
-    runs, notes = [], []
-    for path, label in zip(arguments.results_file, arguments.labels, strict=True):
-        numbered, errors = read_rows(path, FIELDS)
-        rows = [row for _, row in numbered]
-        maps, laid = read_maps(rows, path)
-        shares = np.array([row["image_share"] for row in rows])
-        runs.append((label, path, maps, shares, errors))
-        notes.append(f"{label}: {len(rows)} items, {errors} errors (left out)")
-        if laid:
-            notes.append(f"{label}: pictures of several patch grids, laid onto {COMMON} x {COMMON}")
-    if len({maps.shape[2:] for _, _, maps, _, _ in runs}) > 1:
+    runs = [read_flow(path, label) for path, label in zip(arguments.results_file, arguments.labels, strict=True)]
+    if len({run.maps.shape[2:] for run in runs}) > 1:
         raise InputError("--results_file: maps of different patch grids; draw them apart")
-    found = [describe(maps.mean(1), shares, arguments.bootstrap, arguments.seed) for _, _, maps, shares, _ in runs]
-    pictures = [(label, maps.mean((0, 1))) for label, _, maps, _, _ in runs]
-    layers = [(label, layer_numbers(maps)) for label, _, maps, _, _ in runs if maps.shape[1] > 1]
-    save(map_figure(pictures, "attention of a patch, % of all", layers, LAYER_TITLES), arguments.output_path)
+    found = [describe(run.maps.mean(1), run.rows, arguments.bootstrap, arguments.seed) for run in runs]
+    layers = [layer_numbers(run.maps) if run.maps.shape[1] > 1 else {} for run in runs]
+    pictures = [(run.label, run.maps.mean((0, 1))) for run in runs]
+    curves = [(run.label, numbers) for run, numbers in zip(runs, layers, strict=True) if numbers]
+    save(map_figure(pictures, "attention of a patch, % of all", curves, LAYER_TITLES), arguments.output_path)
+    notes = [f"{run.label}: {len(run.rows)} items, {run.errors} errors (left out)" for run in runs]
+    notes += [f"{run.label}: several patch grids, laid onto {COMMON} x {COMMON}" for run in runs if run.laid]
     table = [["", *arguments.labels]]
     for name, title in TITLES.items():
         table.append([title, *(_words(numbers[name]) for numbers in found)])
     thirds = [["share of thirds, %", *arguments.labels]]
     for third in range(9):
         thirds.append([f"  row {third // 3 + 1}, column {third % 3 + 1}", *(_words(n["thirds"][third]) for n in found)])
-    text = "\n".join([*notes, "", text_table(table), "", text_table(thirds)])
     summaries = [
-        {"label": label, "results_file": path, "items": len(maps), "errors": errors} | numbers
-        for (label, path, maps, _, errors), numbers in zip(runs, found, strict=True)
+        {"label": run.label, "results_file": run.path, "items": len(run.rows), "errors": run.errors}
+        | numbers
+        | {"layers": {name: [plain(value) for value in values] for name, values in by_layer.items()}}
+        for run, numbers, by_layer in zip(runs, found, layers, strict=True)
     ]
-    per_layer = {
-        label: {name: [plain(value) for value in values] for name, values in numbers.items()}
-        for label, numbers in layers
-    }
-    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": summaries, "layers": per_layer}
+    text = "\n".join([*notes, "", text_table(table), "", text_table(thirds)])
+    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": summaries}
+
+
+def read_flow(path: str, label: str) -> Flow:
+    """The run in an answers file. Raises InputError as eval/measured.py does, and for maps that are none."""
+    numbered, errors = read_rows(path, FIELDS)
+    rows = [row for _, row in numbered]
+    maps, laid = read_maps(rows, path)
+    return Flow(label, path, rows, maps, laid, errors)
 
 
 def read_maps(rows: list[dict], path: str) -> tuple[np.ndarray, bool]:
@@ -92,17 +100,37 @@ def read_maps(rows: list[dict], path: str) -> tuple[np.ndarray, bool]:
     return np.stack([lay(one, COMMON) for one in maps]), True
 
 
-def describe(maps: np.ndarray, shares: np.ndarray, resamples: int, seed: int) -> dict:
-    """Numbers of the mean of `maps`, (items, rows, columns), with intervals over items."""
-    both = np.hstack([maps.reshape(len(maps), -1), 100 * shares[:, None]])
-    means = resampled_sums(both, resamples, seed) / len(maps)
-    numbers = {"image_share": means[:, -1]}
-    means = means[:, :-1].reshape(-1, *maps.shape[1:])
-    numbers |= shape_numbers(means)
+def describe(maps: np.ndarray, rows: list[dict], resamples: int, seed: int) -> dict:
+    """Numbers of the mean of `maps`, (items, rows, columns), with intervals over the captions of `rows`.
+
+    Items of one canvas, or of one caption's canvases, are drawn together: they resemble each other.
+    """
+    flat = np.hstack([maps.reshape(len(maps), -1), np.array([[100 * row["image_share"], 1.0] for row in rows])])
+    names = [caption_group(row["image"]) if "image" in row else str(place) for place, row in enumerate(rows)]
+    units, unit_of = np.unique(names, return_inverse=True)
+    by_unit = np.zeros((len(units), flat.shape[1]))
+    np.add.at(by_unit, unit_of, flat)
+    sums = resampled_sums(by_unit, resamples if len(units) > 1 else 0, seed)
+    means = sums[:, :-2] / sums[:, -1:]
+    means = means.reshape(-1, *maps.shape[1:])
     thirds = lay(means, 3).reshape(len(means), 9)
     thirds = 100 * thirds / thirds.sum(1, keepdims=True)
-    found = {name: entry(values[0], *interval(values[1:])) for name, values in numbers.items()}
+    numbers = shape_numbers(means) | {"image_share": sums[:, -2] / sums[:, -1]}
+    found = {name: entry(values[0], *interval_of(name, values)) for name, values in numbers.items()}
     return found | {"thirds": [entry(values[0], *interval(values[1:])) for values in thirds.T]}
+
+
+def interval_of(name: str, values: np.ndarray) -> tuple[float, float]:
+    """95% interval of a number from its value, first, and its resamples.
+
+    Noise flattens no map: it makes entropy and correlation smaller, in the data and once more in every resample. For
+    these two the basic interval, 2 * value - percentiles, makes up for it; it may lie beside the value.
+    """
+    low, high = interval(values[1:])
+    if name not in ("entropy", "raster"):
+        return low, high
+    low, high = 2 * values[0] - high, 2 * values[0] - low
+    return (max(low, -1.0), min(high, 1.0)) if np.isfinite(low) else (low, high)
 
 
 def shape_numbers(maps: np.ndarray) -> dict[str, np.ndarray]:
@@ -111,7 +139,7 @@ def shape_numbers(maps: np.ndarray) -> dict[str, np.ndarray]:
     flat = maps.reshape(len(maps), -1)
     share = flat / flat.sum(1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.where(share > 0, share * np.log(share), 0).sum(1) / np.log(share.shape[1])
+        entropy = -np.where(share == 0, 0, share * np.log(share)).sum(1) / np.log(share.shape[1])
         centred, order = share - share.mean(1, keepdims=True), np.arange(share.shape[1]) - (share.shape[1] - 1) / 2
         raster = centred @ order / (np.linalg.norm(centred, axis=1) * np.linalg.norm(order))
     x, y = (np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows

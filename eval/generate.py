@@ -179,21 +179,37 @@ def outcomes(
 
     `measure` gets batches on the model's device that hold at least one prompt, under inference_mode, and returns one
     dict per prompt. Beside it, `image_sha256` says of which picture it is (a list if there are several, absent if there
-    is none). `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does not
-    hold it.
+    is none). `batch_size`: see `in_fitting_batches`.
     """
-    size, left = batch_size or AUTO_BATCH_SIZE[model.device.type], list(order)
+
+    def measured(left: list[int], size: int) -> Iterator[dict[int, dict]]:
+        for batch in _loader(model, processor, messages_of, left, size, num_workers):
+            yield _outcomes_of(batch, model.device, measure)
+
+    return in_fitting_batches(measured, order, batch_size, model.device)
+
+
+def in_fitting_batches(
+    answer: Callable[[list[int], int], Iterator[dict[int, dict]]],
+    order: list[int],
+    batch_size: int | None,
+    device: torch.device,
+) -> Iterator[dict[int, dict]]:
+    """What `answer(indices, size)` yields, index -> outcome in the order of the indices, at a size that fits.
+
+    `batch_size` None starts from AUTO_BATCH_SIZE and halves it for good whenever the GPU's memory does not hold it.
+    """
+    size, left = batch_size or AUTO_BATCH_SIZE[device.type], list(order)
     while left:
         try:
-            for batch in _loader(model, processor, messages_of, left, size, num_workers):
-                yield _outcomes_of(batch, model.device, measure)
-                left = left[len(batch.indices) + len(batch.errors) :]
+            for found in answer(left, size):
+                yield found
+                left = left[len(found) :]
         except torch.OutOfMemoryError:
             if batch_size or size == 1:
                 advice = "lower it, or use auto" if size > 1 else "use a smaller --dtype or --max_new_tokens"
                 raise InputError(
-                    f"--batch_size {size} does not fit into the memory of {model.device}; {advice} "
-                    "(answers so far are kept)"
+                    f"--batch_size {size} does not fit into the memory of {device}; {advice} (answers so far are kept)"
                 ) from None
             size //= 2
         else:
@@ -219,12 +235,13 @@ def _loader(model, processor, messages_of, indices: list[int], size: int, num_wo
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=1 if num_workers else None,
-        collate_fn=_unchanged,
+        collate_fn=unchanged,
         pin_memory=model.device.type == "cuda",
     )
 
 
-def _unchanged(batch: Batch) -> Batch:
+def unchanged(batch):
+    """DataLoader's `collate_fn` for what is a batch already."""
     return batch
 
 

@@ -16,6 +16,7 @@ again; 2, bad input. torchrun itself exits with 1 for 1 and for 2, and adds its 
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,10 +51,12 @@ class Benchmark:
     returns one item's chat messages in transformers' format; an image part has `path` (a file) or `image`
     (its bytes). `key` names the fields that tell an item from every other.
 
-    `measure(run, model, processor, order, num_workers)` yields, a few at a time, index -> the fields of the outcome (or
-    `error`) for the items `order`; None: greedy replies of at most `max_new_tokens`. A row that has the field `outcome`
-    is done. `settings` are the benchmark's own arguments that decide outcomes and do not show in the items.
-    `file_in_folder`: see eval/arguments.py. `afterwards(run)` is called once all items have a row.
+    `measure(run, model, processor, order, num_workers)` checks the model (InputError) and returns an iterator that
+    gives, a few at a time, index -> the fields of the outcome (or `error`) for the items `order`; None: greedy replies
+    of at most `max_new_tokens`. `outcome` names those fields; a row that has the first is done. `settings` are the
+    benchmark's own arguments that decide outcomes and do not show in the items. `file_in_folder`: see
+    eval/arguments.py. `afterwards(run)` is called once all items have a row. `attention` is the implementation that
+    `measure` needs; where another is asked for, it is changed with a notice.
     """
 
     name: str
@@ -63,10 +66,11 @@ class Benchmark:
     key: tuple[str, ...] = ("id",)
     max_new_tokens: int | None = 128
     measure: Callable[..., Iterator[dict[int, dict]]] | None = None
-    outcome: str = "prediction"
+    outcome: tuple[str, ...] = ("prediction",)
     settings: tuple[str, ...] = ()
     file_in_folder: str | None = None
     afterwards: Callable[["Run"], None] | None = None
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,11 @@ class Run:
 
     def is_done(self, row: dict) -> bool:
         """Whether a row holds an outcome, rather than an error or nothing."""
-        return self.benchmark.outcome in row
+        return self.benchmark.outcome[0] in row
 
     def rows(self) -> dict[tuple, dict]:
         """The rows on disk, by key."""
-        return journal.collect(self.args.answers_file, self.benchmark.key, self.benchmark.outcome)
+        return journal.collect(self.args.answers_file, self.benchmark.key, self.benchmark.outcome[0])
 
 
 def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
@@ -100,12 +104,16 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
 
     Raises InputError for whatever the user can mend; what can be checked is checked before the model is loaded.
     """
-    description = sys.modules[benchmark.load_items.__module__].__doc__
+    description = sys.modules[(benchmark.measure or benchmark.load_items).__module__].__doc__
     parser = build_parser(description, benchmark.max_new_tokens, benchmark.file_in_folder)
     benchmark.add_arguments(parser)
     processes = Processes()
     with processes.joined(), contextlib.ExitStack() as stack:
         args = processes.by_each(lambda: parser.parse_args(argv))
+        if benchmark.attention and args.attn_implementation not in (None, benchmark.attention):
+            if processes.rank == 0:
+                print(f"{benchmark.name}: --attn_implementation {benchmark.attention}, beside which it measures")
+            args.attn_implementation = benchmark.attention
         items = processes.by_first(lambda: load_items(benchmark, args, processes))
         this = Run(benchmark, args, processes, items)
         settings = processes.by_each(lambda: known_settings(this))
@@ -126,9 +134,9 @@ def load_items(benchmark: Benchmark, args: argparse.Namespace, processes: Proces
     answers = args.answers_file.resolve()
     for name, value in vars(args).items():
         if name != "answers_file" and isinstance(value, Path) and value.resolve() == answers:
-            raise InputError(f"--answers_file {args.answers_file} is also --{name}; choose another path")
+            raise InputError(f"{args.answers_file}: the answers' path is also --{name}; choose another")
     items = [
-        {field: value for field, value in item.items() if field not in ROW_FIELDS | {benchmark.outcome}}
+        {field: value for field, value in item.items() if field not in ROW_FIELDS.union(benchmark.outcome)}
         for item in benchmark.load_items(args)[: args.limit]
     ]
     seen = set()
@@ -153,7 +161,7 @@ def known_settings(this: Run) -> dict:
         "max_new_tokens": getattr(args, "max_new_tokens", None),
     }
     own = {name: getattr(args, name) for name in this.benchmark.settings}
-    return own | {
+    return json.loads(json.dumps(own)) | {  # as the manifest will give them back: a tuple is a list then
         "benchmark": this.benchmark.name,
         "items": len(this.items),
         "items_sha256": hash_json(this.items),
@@ -184,7 +192,7 @@ def earlier_rows(this: Run, settings: dict) -> dict[tuple, dict]:
         if earlier is None:
             raise InputError(
                 f"{answers}: has answers but no manifest, so what gave them is not known; "
-                "choose another --answers_file, or start anew with --overwrite"
+                "choose another path for the answers, or start anew with --overwrite"
             )
         manifest.check_same(answers, earlier, settings)
     return rows
@@ -205,7 +213,8 @@ def check_pictures(this: Run, rows: dict[tuple, dict]) -> None:
         first = describe_key(this.items[changed[0]], this.benchmark.key)
         raise InputError(
             f"{this.args.answers_file}: the pictures of {len(changed)} answered items have changed or gone "
-            f"(first: {first}); give the earlier ones, choose another --answers_file, or start anew with --overwrite"
+            f"(first: {first}); give the earlier ones, choose another path for the answers, or start anew with "
+            "--overwrite"
         )
 
 
@@ -238,7 +247,8 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     num_workers = args.num_workers
     if num_workers is None:
         num_workers = generate.default_workers(processes.local_count)
-    outcomes = (this.benchmark.measure or generate.replies)(this, model, processor, mine, num_workers)
+    measure = this.benchmark.measure or generate.replies
+    outcomes = processes.by_each(lambda: measure(this, model, processor, mine, num_workers))
     name = this.benchmark.name
     label = name if processes.count == 1 else f"{name}, process 1 of {processes.count}"
     bar = tqdm(total=len(mine), desc=label, unit="item", disable=processes.rank != 0)

@@ -10,9 +10,9 @@ image, on the grid of the model's patches. Nothing is generated. Once more with 
 
 import argparse
 import base64
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from eval import probe
 from eval.harness import Benchmark, Run, run
@@ -25,78 +25,93 @@ TEXT, LAST_TOKEN = "text", "last_token"
 
 def study(benchmark: Benchmark) -> Benchmark:
     """The study of a benchmark's prompts."""
-
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        parser.description = __doc__
-        parser.set_defaults(attn_implementation="sdpa")
-        add = parser.add_argument
-        add("--benchmark", choices=BENCHMARKS, default="probe", help="whose prompts (default: %(default)s)")
-        add(
-            "--from",
-            dest="attending",
-            choices=(TEXT, LAST_TOKEN),
-            default=TEXT,
-            help="which tokens attend: all behind the image, or the last alone (default: %(default)s)",
-        )
-        add("--view", choices=("base", "tiles"), default="base", help="LLaVA-NeXT's picture (default: %(default)s)")
-        add("--per_layer", action="store_true", help="keep every layer's map")
-        benchmark.add_arguments(parser)
-
-    def load_items(args: argparse.Namespace) -> list[dict]:
-        items = benchmark.load_items(args)
-        one = [item for item in items if len(picture_parts(benchmark.messages(item, args))) == 1]
-        if not one:
-            raise InputError(f"{benchmark.name}: no item has exactly one picture")
-        if len(one) < len(items):
-            print(f"information_flow: {len(items) - len(one)} items without exactly one picture are left out")
-        return one
-
     return replace(
         benchmark,
         name=f"information_flow of {benchmark.name}",
-        add_arguments=add_arguments,
-        load_items=load_items,
+        add_arguments=partial(add_arguments, benchmark),
+        load_items=partial(load_items, benchmark),
         max_new_tokens=None,
         measure=measure,
-        outcome="flow",
+        outcome=("flow", "shape", "image_share"),
         settings=("attending", "view", "per_layer"),
+        attention="sdpa",
     )
+
+
+def add_arguments(benchmark: Benchmark, parser: argparse.ArgumentParser) -> None:
+    """The arguments of the study, then the benchmark's."""
+    add = parser.add_argument
+    add("--benchmark", choices=BENCHMARKS, default="probe", help="whose prompts (default: %(default)s)")
+    add(
+        "--from",
+        dest="attending",
+        choices=(TEXT, LAST_TOKEN),
+        default=TEXT,
+        help="which tokens attend: all behind the image, or the last alone (default: %(default)s)",
+    )
+    add("--view", choices=("base", "tiles"), default="base", help="which of LLaVA-NeXT's views (default: %(default)s)")
+    add("--per_layer", action="store_true", help="keep every layer's map: 3 kB a layer and item for 24 x 24 patches")
+    benchmark.add_arguments(parser)
+
+
+def load_items(benchmark: Benchmark, args: argparse.Namespace) -> list[dict]:
+    """The benchmark's items that have one picture. Raises InputError if there is none."""
+    items = benchmark.load_items(args)
+    one = [item for item in items if len(picture_parts(benchmark.messages(item, args))) == 1]
+    if not one:
+        raise InputError(f"{benchmark.name}: no item has exactly one picture")
+    if len(one) < len(items):
+        print(f"information_flow: {len(items) - len(one)} items without exactly one picture are left out")
+    return one
 
 
 def measure(this: Run, model, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
     """Of each item its attention map, (layers or 1, rows, columns), float32 in base64 with its `shape`.
 
-    And `image_share`: the attention that goes to the picture's patches together, 0 to 1, mean over layers.
+    And `image_share`: the attention that goes to all tokens of the picture, 0 to 1, mean over layers. Raises InputError
+    for a model without a patch grid, and for tiles of one that has none.
     """
+    from models.load import without_adapter
+
+    inner = without_adapter(model).model
+    if not hasattr(inner, "patch_tokens"):
+        raise InputError(f"{this.args.model_path}: patches of a {model.config.model_type} are not known here")
+    if this.args.view == "tiles" and model.config.model_type != "llava_next":
+        raise InputError(f"--view tiles: a {model.config.model_type} has one view of a picture; leave it out")
+    return _measure(this, inner, model, processor, order, num_workers)
+
+
+def _measure(this: Run, inner, model, processor, order, num_workers) -> Iterator[dict[int, dict]]:
     import torch
 
     from eval import generate
     from eval.attention_flow import recording
 
-    args, inner = this.args, model.model
-    if model.config.get_text_config()._attn_implementation != "sdpa":
-        print("information_flow: attention switched to sdpa, beside which the weights are computed", file=sys.stderr)
-        model.set_attn_implementation("sdpa")
+    args = this.args
 
     def weigh(batch: generate.Batch) -> list[dict]:
         image = batch.inputs["input_ids"] == model.config.image_token_id
-        grids, asked = inner.patch_tokens(view=args.view, **batch.inputs), []
-        for row, grid in zip(image, grids, strict=True):
+        grids = inner.patch_tokens(view=args.view, **batch.inputs)
+        if len(grids) != len(image):
+            raise InputError("the processor cuts pictures into several (pan and scan); switch that off in its config")
+        asked = []
+        for row in image:
             patches = row.nonzero()[:, 0]
-            attending = torch.arange(int(patches[-1]) + 1, len(row), device=row.device)
-            attended = batch.inputs["attention_mask"][len(asked)].bool()
-            attending = attending[attended[attending]]
-            asked.append((attending[-1:] if args.attending == LAST_TOKEN else attending, patches[grid.flatten()]))
+            behind = torch.arange(int(patches[-1]) + 1, len(row), device=row.device)  # padding is on the left
+            asked.append((behind[-1:] if args.attending == LAST_TOKEN else behind, patches))
         recorder.ask(asked)
         inner(**batch.inputs, use_cache=False)
-        return [outcome(layers, grid.shape) for layers, grid in zip(recorder.found, grids, strict=True)]
+        return [outcome(layers, grid) for layers, grid in zip(recorder.found, grids, strict=True)]
 
-    def outcome(layers: dict, grid: torch.Size) -> dict:
-        flow = torch.stack([layers[layer] for layer in sorted(layers)])
+    def outcome(layers: dict, grid: torch.LongTensor) -> dict:
+        flow = torch.stack([layers[layer] for layer in sorted(layers)]).cpu()
+        if not flow.isfinite().all():
+            return {"error": "attention is not finite; try another --dtype"}
         share = float(flow.sum(-1).mean())
+        flow = flow[:, grid.cpu()]
         flow = flow if args.per_layer else flow.mean(0, keepdim=True)
-        encoded = base64.b64encode(flow.cpu().numpy().tobytes()).decode()
-        return {"flow": encoded, "shape": [len(flow), *grid], "image_share": round(share, 6)}
+        encoded = base64.b64encode(flow.numpy().tobytes()).decode()
+        return {"flow": encoded, "shape": list(flow.shape), "image_share": round(share, 6)}
 
     with recording(model) as recorder:
         yield from generate.outcomes(model, processor, this.messages_of, order, args.batch_size, num_workers, weigh)

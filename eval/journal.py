@@ -138,14 +138,14 @@ def writing(path: str | Path) -> Iterator[None]:
 def check_writable(answers: Path) -> None:
     """Raise InputError unless the answers file, and the files beside it, can be written. Writes nothing."""
     if answers.is_dir():
-        raise InputError(f"--answers_file {answers}: a folder; give the path of a file")
+        raise InputError(f"{answers}: a folder; give the path of a file")
     folder = answers.absolute().parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise InputError(f"--answers_file {answers}: {folder} is not a folder; choose another path")
+        raise InputError(f"{answers}: {folder} is not a folder; choose another path")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--answers_file {answers}: {folder} cannot be written; choose another path")
+        raise InputError(f"{answers}: {folder} cannot be written; choose another path")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def check_same(answers: Path, manifest: dict, settings: dict) -> None:
     if changes:
         raise InputError(
             f"{answers}: answers of another run ({changes}); "
-            "choose another --answers_file, or start anew with --overwrite"
+            "choose another path for the answers, or start anew with --overwrite"
         )
 
 

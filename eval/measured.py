@@ -17,7 +17,6 @@ from models.errors import InputError
 class Measured:
     """The rows of one answers file; `index`, (captions, cells), says which measures a caption in a cell; -1: none."""
 
-    label: str
     path: str
     rows: tuple[dict, ...]
     index: np.ndarray
@@ -49,7 +48,7 @@ def read_rows(path: str, fields: dict[str, type]) -> tuple[list[tuple[int, dict]
     return rows, errors
 
 
-def read_measured(path: str, label: str, fields: dict[str, type]) -> Measured:
+def read_measured(path: str, fields: dict[str, type]) -> Measured:
     """What `read_rows` reads, by caption and cell; a caption is told by its canvas's name (eval/probe_answers.py).
 
     Raises InputError, too, for positions of no grid or of several, and for a caption measured twice in a cell.
@@ -70,4 +69,4 @@ def read_measured(path: str, label: str, fields: dict[str, type]) -> Measured:
             both = f"{lines[index[at]]} and {lines[place]}"
             raise InputError(f"{path}, lines {both}: one caption twice at {row['position']}; delete one")
         index[at] = place
-    return Measured(label, path, rows, index, errors)
+    return Measured(path, rows, index, errors)

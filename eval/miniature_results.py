@@ -11,14 +11,12 @@ the page shows how seeds differ.
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from data.files import numbered_json_lines, write_json
 from eval import flow_report, perception_report, similarity_report
 from eval.answers import read_yes_no
 from eval.cell_means import cell_means
 from eval.manifest import check_finished
-from eval.measured import read_measured, read_rows
+from eval.measured import read_measured
 from eval.metrics import compare, measure
 from eval.probe_answers import pair, read_answers
 from models.errors import ArgumentParser, InputError, run_script
@@ -71,23 +69,22 @@ def measure_studies(results_dir: Path, run: str, resamples: int) -> dict:
 
 def perception(folder: Path, resamples: int) -> dict:
     """Percent of a map's mass in the target's cell, by cell."""
-    measured = read_measured(str(folder / perception_report.FILE), "", {"map": list})
+    measured = read_measured(str(folder / perception_report.FILE), {"map": list})
     shares = perception_report.target_shares(measured, perception_report.read_maps(measured))
     return cell_means(shares, resamples, seed=0).as_dict()
 
 
 def flow(path: Path, resamples: int) -> dict:
     """The numbers of eval/flow_report.py and the mean map."""
-    numbered, _ = read_rows(str(path), flow_report.FIELDS)
-    rows = [row for _, row in numbered]
-    maps = flow_report.read_maps(rows, str(path))[0].mean(1)
-    numbers = flow_report.describe(maps, np.array([row["image_share"] for row in rows]), resamples, seed=0)
+    run = flow_report.read_flow(str(path), "")
+    maps = run.maps.mean(1)
+    numbers = flow_report.describe(maps, run.rows, resamples, seed=0)
     return numbers | {"map": [[round(float(value), 5) for value in line] for line in maps.mean(0)]}
 
 
 def similarity(path: Path, resamples: int) -> dict:
     """Cosines in hundredths and the linear readout, by cell."""
-    measured = read_measured(str(path), "", {"similarity": float, "similarity_other": float})
+    measured = read_measured(str(path), {"similarity": float, "similarity_other": float})
     return {
         name: cell_means(values, resamples, seed=0).as_dict()
         for name, values in similarity_report.studied(measured).items()

@@ -1,5 +1,6 @@
 """What a model's answer loses when a square of its picture is covered: squares, covered pictures, scores."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -8,9 +9,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from eval.generate import AUTO_BATCH_SIZE, prepare
+from eval.generate import in_fitting_batches, prepare, unchanged
 from eval.items import PictureError, image_field, open_picture, picture_parts
-from models.errors import InputError
+from models.load import without_adapter
 
 Square = tuple[int, int]
 
@@ -70,17 +71,19 @@ class Parts(Dataset):
 
     def __getitem__(self, number: int) -> Part:
         index, start = self.parts[number]
+        batch = None
+        if start == 0:
+            batch = prepare(self.processor, [(index, self.messages_of(index))], self.dtype)
+            if batch.errors:
+                return Part(index, [], None, error=batch.errors[index])
         try:
             canvas, kept = self._open(index)
-        except PictureError as error:
+        except PictureError as error:  # changed since it was prepared
             return Part(index, [], None, error=str(error))
         squares = kept[start : start + self.count]
         pixels = self._pixels([cover(canvas, square, self.size, self.colour) for square in squares])
-        if start:
+        if batch is None:
             return Part(index, squares, pixels)
-        batch = prepare(self.processor, [(index, self.messages_of(index))], self.dtype)
-        if batch.errors:
-            return Part(index, [], None, error=batch.errors[index])
         grid = (canvas.shape[0] // self.size, canvas.shape[1] // self.size)
         return Part(index, squares, pixels, batch.inputs, grid, tuple(batch.hashes[0]))
 
@@ -94,52 +97,40 @@ class Parts(Dataset):
 def occlusion_maps(
     answer: "Answer", messages_of: Callable[[int], list[dict]], order: list[int], args, num_workers: int
 ) -> Iterator[dict[int, dict]]:
-    """Yield, item by item, index -> the reply and `map`, (rows, columns), None where a square was skipped; or `error`.
+    """Yield, item by item, index -> reply and `map`, (rows, columns), None where a square was skipped; or `error`."""
 
-    As in eval/generate.py's `outcomes`, a batch of covered pictures that does not fit into the memory is halved.
-    """
-    device, left = answer.model.device, list(order)
-    count = args.batch_size or AUTO_BATCH_SIZE[device.type]
-    while left:
-        try:
-            for index, outcome in _by_item(answer, messages_of, left, args, num_workers, count):
-                yield {index: outcome}
-                left = left[1:]
-        except torch.OutOfMemoryError:
-            if args.batch_size or count == 1:
-                raise InputError(
-                    f"--batch_size {count} does not fit into the memory of {device}; lower it, or use a smaller "
-                    "--dtype (pictures so far are kept)"
-                ) from None
-            count //= 2
-        else:
-            return
-        torch.cuda.empty_cache()
+    def mapped(left: list[int], count: int) -> Iterator[dict[int, dict]]:
+        return _by_item(answer, messages_of, left, args, num_workers, count)
+
+    return in_fitting_batches(mapped, order, args.batch_size, answer.model.device)
 
 
-def _by_item(answer: "Answer", messages_of, order, args, num_workers, count) -> Iterator[tuple[int, dict]]:
+def _by_item(answer: "Answer", messages_of, order, args, num_workers, count) -> Iterator[dict[int, dict]]:
     squares = {index: _squares(messages_of(index), args.mask_size) for index in order}
     parts = [(index, start) for index in order for start in range(0, squares[index], count)]
+    num_workers = min(num_workers, len(parts))
     loader = DataLoader(
         Parts(answer.processor, messages_of, parts, count, args, answer.model.dtype),
         batch_size=None,
-        num_workers=min(num_workers, len(parts)),
-        collate_fn=_unchanged,
+        num_workers=num_workers,
+        prefetch_factor=1 if num_workers else None,
+        collate_fn=unchanged,
         pin_memory=answer.model.device.type == "cuda",
     )
     for part, (index, start) in zip(loader, parts, strict=True):
         if start == 0 and part.error is None:
-            found = np.full(part.grid, np.nan)
             outcome = answer.begin(part.prompt) | image_field(list(part.hashes))
+            outcome["map"] = [[None] * part.grid[1] for _ in range(part.grid[0])]
         elif start == 0:
-            found, outcome = None, {"error": part.error}
-        if found is not None and part.squares:
-            for square, value in zip(part.squares, answer.lost(part.pixels), strict=True):
-                found[square] = value
+            outcome = {"error": part.error}
+        if "map" in outcome and part.squares:
+            for (row, column), value in zip(part.squares, answer.lost(part.pixels), strict=True):
+                outcome["map"][row][column] = float(f"{value:.6g}")
         if start + count >= squares[index]:
-            if found is not None:
-                outcome["map"] = [[None if np.isnan(v) else float(f"{v:.6g}") for v in row] for row in found]
-            yield index, outcome
+            values = [value for row in outcome.get("map", []) for value in row if value is not None]
+            if not all(map(math.isfinite, values)):
+                outcome = {"error": "a logit is not finite; try another --dtype"}
+            yield {index: outcome}
 
 
 def _squares(messages: list[dict], size: int) -> int:
@@ -149,10 +140,6 @@ def _squares(messages: list[dict], size: int) -> int:
             return max(1, (image.width // size) * (image.height // size))
     except OSError:
         return 1
-
-
-def _unchanged(part: Part) -> Part:
-    return part
 
 
 class Answer:
@@ -166,6 +153,7 @@ class Answer:
 
     def __init__(self, model, processor, max_new_tokens: int, target: str, yes_no: tuple[int, int] | None):
         self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        self.inner = without_adapter(model).model
         self.first_alone, self.yes_no = target == "first_token" or yes_no is not None, yes_no
 
     @torch.inference_mode()
@@ -179,26 +167,42 @@ class Answer:
         answer = new[: max(1, int(stops[0]))] if len(stops) else new  # an end alone is an answer, too
         self.tokens = answer[:1] if self.first_alone else answer
         self.whole = follow(prompt, self.tokens[:-1])
-        self.before = self._logits(self.whole)
         reply = self.processor.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return {"prediction": reply, "answer_tokens": len(answer)}
 
     @torch.inference_mode()
     def lost(self, pixels: dict[str, torch.Tensor]) -> list[float]:
         """What each of some covered pictures loses; `pixels` are the image processor's."""
-        pixels = {name: value for name, value in self._here(pixels).items() if name in self.whole}
+        # The uncovered picture is a row of every batch: in half precision, another size of batch rounds otherwise.
+        pixels = {
+            name: torch.cat([self.whole[name], value])
+            for name, value in self._here(pixels).items()
+            if name in self.whole
+        }
         count = len(pixels.get("image_grid_thw", pixels["pixel_values"]))
         rows = {name: value for name, value in self.whole.items() if name not in pixels}
         rows = {name: value.expand(count, *value.shape[1:]) for name, value in rows.items()}
-        return (self._logits(rows | pixels) - self.before).abs().mean(-1).tolist()
+        before, *covered = self._logits(rows | pixels).split([1, count - 1])
+        return (covered[0] - before).abs().mean(-1).tolist()
 
     def _logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(rows, tokens): of the answer's tokens, each after those before it; or (rows, 1), Yes less No."""
-        found = self.model(**inputs, use_cache=False, logits_to_keep=len(self.tokens)).logits.float()
+        """(rows, tokens), float32: of the answer's tokens, each after those before it; or (rows, 1), Yes less No.
+
+        Only the rows of the head that are asked for, so that half precision does not round their differences away.
+        """
+        hidden = self.inner(**inputs, use_cache=False).last_hidden_state[:, -len(self.tokens) :].float()
+        head = self.model.get_output_embeddings()
+        wanted = torch.tensor(self.yes_no, device=hidden.device) if self.yes_no else self.tokens
+        weights = head.weight[wanted].float()
+        bias = 0 if getattr(head, "bias", None) is None else head.bias[wanted].float()
         if self.yes_no:
-            yes, no = self.yes_no
-            return found[:, :1, yes] - found[:, :1, no]
-        return found.gather(-1, self.tokens.expand(len(found), -1)[..., None])[..., 0]
+            both = self._capped(hidden[:, 0] @ weights.T + bias)
+            return both[:, :1] - both[:, 1:]
+        return self._capped((hidden * weights).sum(-1) + bias)
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def _here(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value.to(self.model.device, non_blocking=True) for name, value in inputs.items()}

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from eval import probe
 from eval.harness import Benchmark, Run, run
+from eval.journal import writing
 from eval.overlay import write_overlay
 from eval.probe_answers import caption_group
 from models.errors import InputError, run_script
@@ -83,7 +84,7 @@ def check_mask_size(path: Path, size: int) -> None:
 
 
 def measure(this: Run, model, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
-    """Reply and map of each item of `order`."""
+    """Reply and map of each item of `order`. Raises InputError where Yes and No cannot be told apart."""
     from eval.occlusion import Answer, occlusion_maps
 
     args = this.args
@@ -103,11 +104,14 @@ def yes_and_no(processor) -> tuple[int, int]:
 def draw_overlays(this: Run) -> None:
     """Draw every map over its canvas: overlays/<image>_<position>.png."""
     folder = this.args.answers_file.parent / OVERLAYS
-    folder.mkdir(exist_ok=True)
     rows = [row for row in this.rows().values() if this.is_done(row)]
-    for row in tqdm(rows, "overlays", unit="picture", leave=False):
-        path = folder / f"{Path(row['image']).stem}_{row['position']}.png"
-        write_overlay(this.args.img_path / row["image"], row["map"], path)
+    paths = [folder / f"{row['image'].replace('/', '_').rsplit('.', 1)[0]}_{row['position']}.png" for row in rows]
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for stale in set(folder.glob("*.png")).difference(paths):
+            stale.unlink()
+        for row, path in zip(tqdm(rows, "overlays", unit="picture", leave=False), paths, strict=True):
+            write_overlay(this.args.img_path / row["image"], row["map"], path)
     print(f"perception: {len(rows)} overlays in {folder}")
 
 
@@ -125,7 +129,7 @@ BENCHMARK = Benchmark(
     probe.messages,
     probe.KEY,
     measure=measure,
-    outcome="map",
+    outcome=("map", "prediction", "answer_tokens"),
     settings=("mask_size", "mask_color", "target", "baseline"),
     file_in_folder=RESULTS,
     afterwards=draw_overlays,

@@ -24,15 +24,11 @@ SAME_SETTINGS = ("mask_size", "mask_color", "target", "baseline")
 INK, QUIET = "#1a1a1a", "#5f5f5f"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments but those of all studies."""
-
-
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     """Draw the picture; the table in words and all numbers."""
     runs, drawn, notes, columns = [], [], [], []
     for path, label in zip(arguments.results_file, arguments.labels, strict=True):
-        measured = read_measured(path, label, {"map": list})
+        measured = read_measured(path, {"map": list})
         maps = read_maps(measured)
         shares = target_shares(measured, maps)
         found = cell_means(shares, arguments.bootstrap, arguments.seed)

@@ -1,4 +1,4 @@
-"""Draw and count what a study has measured: one table, one picture with one scale, intervals by caption.
+"""Draw and count what a study has measured: one table, one picture with shared scales, intervals by caption.
 
     python eval/plots.py similarity --results_file results/similarity.jsonl --output_path results/similarity.png
 
@@ -8,15 +8,14 @@ Give --results_file twice or more to see runs beside each other, such as two mod
 import argparse
 from pathlib import Path
 
-from data.files import write_json
+from data.files import iter_json_lines, write_json
 from eval import flow_report, perception_report, similarity_report
 from eval.heatmaps import check_suffix
 from eval.manifest import read_manifest
 from models.errors import ArgumentParser, InputError, run_script
 
 # name -> module with FILE (the usual name of its answers), UNIT (what the bootstrap draws), SAME_SETTINGS (names in the
-# manifests that runs of one figure share), add_arguments(parser) and report(arguments), which draws and returns
-# (text, JSON-ready dict)
+# manifests that runs of one figure share) and report(arguments), which draws and returns (text, JSON-ready dict)
 STUDIES = {"similarity": similarity_report, "perception": perception_report, "information_flow": flow_report}
 
 
@@ -41,7 +40,6 @@ def make_parser() -> ArgumentParser:
         add("--labels", nargs="+", metavar="LABEL", help="a name per results file (default: file names)")
         add("--bootstrap", type=int, default=2000, metavar="N", help="resamples, 0: no intervals (%(default)s)")
         add("--seed", type=int, default=0, help="of the resamples (%(default)s)")
-        module.add_arguments(study)
     return parser
 
 
@@ -49,12 +47,13 @@ def check(arguments: argparse.Namespace) -> None:
     """Raise InputError for arguments that do not fit together; fills in the labels."""
     module = STUDIES[arguments.study]
     files = arguments.results_file
-    for place, file in enumerate(files):
-        if Path(file).is_dir():
-            files[place] = str(Path(file) / module.FILE)
-    arguments.labels = arguments.labels or [Path(file).stem for file in files]
+    names = [Path(file).stem for file in files]  # of a folder, its name
+    arguments.results_file = files = [str(Path(file) / module.FILE) if Path(file).is_dir() else file for file in files]
+    arguments.labels = arguments.labels or (names if len(set(names)) == len(names) else list(files))
     if len(arguments.labels) != len(files):
         raise InputError(f"--labels: {len(arguments.labels)} labels for {len(files)} results files; give one each")
+    if len(set(arguments.labels)) != len(files):
+        raise InputError(f"--labels: {arguments.labels[0]!r} twice, or one file twice; tell the runs apart")
     if arguments.bootstrap < 0 or arguments.seed < 0:
         raise InputError("--bootstrap, --seed: give 0 or more")
     check_suffix(arguments.output_path)
@@ -66,15 +65,22 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def check_same_study(paths: list[str], settings: tuple[str, ...]) -> None:
-    """Raise InputError if the manifests beside the answers say that they are of other items, or measured otherwise."""
-    known = [(path, manifest) for path in paths if (manifest := read_manifest(Path(path)))]
-    for path, manifest in known[1:]:
-        first, names = known[0], ("benchmark", "items_sha256", *settings)
-        differing = [name for name in names if manifest.get(name) != first[1].get(name)]
+    """Raise InputError if the runs are of other items or pictures, or their manifests say: measured otherwise."""
+    if len(paths) < 2:
+        return
+    manifests = [read_manifest(Path(path)) or {} for path in paths]
+    pictures = [sorted(_picture(row) for _, row in iter_json_lines(path)) for path in paths]
+    for path, manifest, shown in zip(paths[1:], manifests[1:], pictures[1:], strict=True):
+        names = [name for name in ("benchmark", *settings) if manifest and manifests[0]]
+        differing = [name for name in names if manifest.get(name) != manifests[0].get(name)]
+        differing += ["items"] * (shown != pictures[0])
         if differing:
-            raise InputError(
-                f"{first[0]} and {path}: of different items or settings ({', '.join(differing)}); draw apart"
-            )
+            raise InputError(f"{paths[0]} and {path}: of different {', '.join(differing)}; draw them apart")
+
+
+def _picture(row: dict) -> tuple[str, ...]:
+    """What tells an item and its picture from others. (A row of an error has no hash: its run is another, too.)"""
+    return tuple(str(row.get(field)) for field in ("id", "position", "answer", "image", "image_sha256"))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ draws and counts. The paper's own number is of the first 9,000 items: --limit 90
 
 import argparse
 import base64
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -19,7 +20,8 @@ from eval import probe
 from eval.harness import Benchmark, Run, run
 from models.errors import InputError, run_script
 
-OUTCOME, OTHER, FEATURES = "similarity", "similarity_other", "features"
+COMPARED = {"similarity": "caption", "similarity_other": "other_caption"}
+FEATURES = "features"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +44,13 @@ def load_items(args: argparse.Namespace) -> list[dict]:
     Raises InputError if there is only one caption, or a canvas does not hold its caption.
     """
     items = probe.load_items(args)
-    absent = next((item["id"] for item in items if item["answer"].lower() == "no"), None)
-    if absent is not None:
-        raise InputError(f"{args.eval_file}: {absent} asks for what is not there; give a set of build_similarity.py")
+    for item in items:
+        if item["answer"].lower() == "no":
+            raise InputError(
+                f"{args.eval_file}: {item['id']} asks for what is not there; give what build_similarity wrote"
+            )
+        if not item["caption"].strip():
+            raise InputError(f"{args.eval_file}: {item['id']} has an empty caption; remove it")
     captions = list(dict.fromkeys(item["caption"] for item in items))
     if len(captions) < 2:
         raise InputError(f"{args.eval_file}: one caption only; another is needed to compare its pictures with")
@@ -70,10 +76,10 @@ def measure(this: Run, model, processor, order: list[int], num_workers: int) -> 
         vectors = image_vectors(model, batch.inputs, this.args.pooling)
         for index, image in zip(batch.indices, vectors, strict=True):
             item = this.items[index]
-            outcome = {
-                OUTCOME: cosine(image, pool(item["caption"])),
-                OTHER: cosine(image, pool(item["other_caption"])),
-            }
+            outcome = {name: cosine(image, pool(item[caption])) for name, caption in COMPARED.items()}
+            if not all(map(math.isfinite, outcome.values())):
+                outcomes.append({"error": "a cosine is not finite; try another --dtype"})
+                continue
             if this.args.readout == "linear":
                 outcome[FEATURES] = base64.b64encode(unit(image).half().cpu().numpy().tobytes()).decode()
             outcomes.append(outcome)
@@ -90,7 +96,7 @@ BENCHMARK = Benchmark(
     probe.KEY,
     max_new_tokens=None,
     measure=measure,
-    outcome=OUTCOME,
+    outcome=(*COMPARED, FEATURES),
     settings=("pooling", "readout"),
 )
 

@@ -25,15 +25,11 @@ SAME_SETTINGS = ("pooling",)
 READ_AT_MOST = 1000  # captions; the readout has one class for each
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments but those of all studies."""
-
-
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     """Draw the picture; the table in words and all numbers."""
     runs, panels, rows = [], [], [["", "mean", "spread over cells", "worst cell", "best cell"]]
     for path, label in zip(arguments.results_file, arguments.labels, strict=True):
-        measured = read_measured(path, label, {"similarity": float, "similarity_other": float})
+        measured = read_measured(path, {"similarity": float, "similarity_other": float})
         means = {
             name: cell_means(values, arguments.bootstrap, arguments.seed) for name, values in studied(measured).items()
         }
@@ -46,6 +42,10 @@ def report(arguments: argparse.Namespace) -> tuple[str, dict]:
         )
     probe_heatmaps(sorted(panels, key=lambda panel: list(SCALES.values()).index(panel.scale)), arguments.output_path)
     notes = [f"{run['label']}: {run['captions']} captions, {run['errors']} errors (left out)" for run in runs]
+    for run in runs:
+        if READOUT in run:
+            read = min(run["captions"], READ_AT_MOST)
+            notes.append(f"{run['label']}: readout of {read} captions, chance {100 / read:.2f} %")
     text = "\n".join([*notes, "", text_table(rows), "", "cosines in hundredths; readout in percent of captions"])
     return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": runs}
 
@@ -64,7 +64,8 @@ def linear_readout(measured: Measured) -> np.ndarray:
     """Whether a linear classifier that saw every caption in all cells but one reads it in that one: 100 or 0.
 
     The classifier is scikit-learn's RidgeClassifier on standardised features, one class per caption, of at most the
-    first READ_AT_MOST captions; (captions, cells), NaN for what was not measured. Chance is 100 / captions.
+    first READ_AT_MOST captions; (captions, cells), NaN for what was not measured, there or in any other cell. Chance is
+    100 / captions.
     """
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
@@ -77,13 +78,14 @@ def linear_readout(measured: Measured) -> np.ndarray:
     features = np.stack([_features(measured, place) for place in index[captions, cells]])
     right = np.full(index.shape, np.nan)
     for cell in range(index.shape[1]):
-        held_out = cells == cell
-        if not held_out.any() or len(set(captions[~held_out])) < 2:
+        seen = cells != cell
+        held_out = ~seen & np.isin(captions, captions[seen])
+        if not held_out.any() or len(set(captions[seen])) < 2:
             continue
         classifier = make_pipeline(StandardScaler(), RidgeClassifier())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Singular matrix|Ill-conditioned")
-            classifier.fit(features[~held_out], captions[~held_out])
+            classifier.fit(features[seen], captions[seen])
         right[captions[held_out], cell] = 100.0 * (classifier.predict(features[held_out]) == captions[held_out])
     return right
 

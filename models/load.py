@@ -224,6 +224,11 @@ def load_adapter(
     return adapted.eval(), processor
 
 
+def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The fork below PEFT's wrapper, whose layers still hold the adapter; any other model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def clear_sampling(model: PreTrainedModel) -> None:
     """Drop sampling values that a checkpoint carries without sampling: transformers would refuse to save them."""
     settings = model.generation_config

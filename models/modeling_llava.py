@@ -50,4 +50,10 @@ def tokens_per_image(config) -> int:
 def patch_tokens(config) -> torch.LongTensor:
     """Where the tokens of one view's patches are among the view's, (rows, columns): in raster order, after a CLS."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    return torch.arange(side**2).view(side, side) + tokens_per_image(config) - side**2
+    before = tokens_per_image(config) - side**2
+    if before < 0:
+        raise ValueError(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} drops the first patch of a "
+            f"{config.vision_config.model_type}; its grid has a hole"
+        )
+    return torch.arange(side**2).view(side, side) + before

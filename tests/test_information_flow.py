@@ -2,13 +2,16 @@
 
 import base64
 import json
+import pickle
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from eval import information_flow, plots
-from eval.flow_report import read_maps, shape_numbers
+from eval.flow_report import describe, read_maps, shape_numbers
+from eval.generate import prepare
 from eval.map_grid import lay
 from models import load_model
 from models.errors import InputError
@@ -23,6 +26,12 @@ def flow(model, probe, answers, *more) -> int:
     return information_flow.main([str(part) for part in command])
 
 
+def laid(path) -> np.ndarray:
+    """All rows' attention on one grid, whatever theirs."""
+    return np.stack([lay(np.frombuffer(base64.b64decode(row["flow"]), np.float32).reshape(row["shape"]), 6)
+                     for row in read_rows(path)])  # fmt: skip
+
+
 def maps_of(path) -> np.ndarray:
     """(items, layers, rows, columns), shares of all attention."""
     return read_maps(read_rows(path), str(path))[0] / 100
@@ -31,10 +40,13 @@ def maps_of(path) -> np.ndarray:
 @pytest.mark.parametrize("position_balance", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_weights_of_eager_attention(kits, probe, tmp_path, family, position_balance):
-    """Three prompts of unequal length in one batch, against each alone through transformers' own output_attentions."""
+    """Three prompts of unequal length, in one batch and alone (without padding there is no mask), against each alone
+    through transformers' own output_attentions."""
     kit, answers = kits[family], tmp_path / "a.jsonl"
-    flag = str(position_balance).lower()
-    assert flow(kit.folder, probe, answers, "--limit", 3, "--per_layer", "--position_balance", flag) == 0
+    more = ("--limit", 3, "--per_layer", "--position_balance", str(position_balance).lower())
+    assert flow(kit.folder, probe, answers, *more) == 0
+    assert flow(kit.folder, probe, tmp_path / "alone.jsonl", *more, "--batch_size", 1) == 0
+    np.testing.assert_allclose(*(laid(path) for path in (answers, tmp_path / "alone.jsonl")), atol=1e-6)
     eager, processor = load_model(
         kit.folder, position_balance=position_balance, dtype="float32", attn_implementation="eager"
     )
@@ -48,8 +60,13 @@ def test_equals_the_weights_of_eager_attention(kits, probe, tmp_path, family, po
         expected = torch.stack([layer[0, :, int(image[-1]) + 1 :][..., image].mean((0, 1)) for layer in layers])
         stored = np.frombuffer(base64.b64decode(row["flow"]), np.float32).reshape(row["shape"])
         grid = np.arange(stored[0].size).reshape(stored[0].shape)  # raster order, in the base view too
+        if kit.fork.config.model_type == "qwen2_5_vl":
+            _, height, width = inputs["image_grid_thw"][0].tolist()
+            assert stored[0].shape == (height // 2, width // 2)
+        else:
+            assert stored.shape[1] == stored.shape[2]
         np.testing.assert_allclose(stored, expected.numpy()[:, grid], atol=1e-6)
-        assert row["image_share"] == pytest.approx(float(stored.sum((1, 2)).mean()), abs=1e-5)
+        assert row["image_share"] == pytest.approx(float(expected.sum(1).mean()), abs=1e-5)
 
 
 def test_the_last_token_and_the_mean_over_layers(llava, probe, tmp_path):
@@ -57,7 +74,14 @@ def test_the_last_token_and_the_mean_over_layers(llava, probe, tmp_path):
         assert flow(llava, probe, tmp_path / name, "--limit", 3, *more, "--position_balance", "false") == 0
     text, layers, last = (maps_of(tmp_path / name) for name in ("text", "layers", "last"))
     np.testing.assert_allclose(text[:, 0], layers.mean(1), atol=1e-6)
-    assert np.abs(text - last).max() > 1e-4
+    eager, processor = load_model(llava, position_balance=False, dtype="float32", attn_implementation="eager")
+    for row, found in zip(read_rows(tmp_path / "last"), last, strict=True):
+        message = information_flow.probe.messages(row, Namespace(img_path=probe / "images"))
+        with torch.no_grad():
+            inputs = prepare(processor, [(0, message)]).inputs
+            layers = torch.stack(eager(**inputs, output_attentions=True).attentions)
+        image = (inputs["input_ids"][0] == eager.config.image_token_id).nonzero()[:, 0]
+        np.testing.assert_allclose(found[0].ravel(), layers[:, 0, :, -1, image].mean((0, 1)), atol=1e-6)
     with pytest.raises(InputError, match="answers of another run"):
         flow(llava, probe, tmp_path / "last", "--limit", 3, "--position_balance", "false")
 
@@ -69,9 +93,19 @@ def test_the_tiles_of_llava_next_are_those_of_the_unpadded_canvas(tiny_folders, 
     assert flow(folder, probe, tmp_path / "tiles", *more, "--view", "tiles") == 0
     base, tiles = ([row["shape"][1:] for row in read_rows(tmp_path / name)] for name in ("base", "tiles"))
     assert len({tuple(shape) for shape in base}) == 1 < len({tuple(shape) for shape in tiles})
+    eager, processor = load_model(folder, position_balance=True, dtype="float32", attn_implementation="eager")
     for row, (rows, columns) in zip(read_rows(tmp_path / "tiles"), tiles, strict=True):
         width, height = picture_of(probe, row).size
         assert (rows > columns) == (height > width)
+        message = information_flow.probe.messages(row, Namespace(img_path=probe / "images"))
+        inputs = prepare(processor, [(0, message)]).inputs
+        with torch.no_grad():
+            layers = torch.stack(eager(**inputs, output_attentions=True).attentions)
+        image = (inputs["input_ids"][0] == eager.config.image_token_id).nonzero()[:, 0]
+        flow_of = layers[:, 0, :, int(image[-1]) + 1 :][..., image].mean((0, 1, 2))
+        view = flow_of[-rows * (columns + 1) :].reshape(rows, columns + 1)[:, :columns]  # the last ends each row
+        stored = np.frombuffer(base64.b64decode(row["flow"]), np.float32).reshape(rows, columns)
+        np.testing.assert_allclose(stored, view.numpy(), atol=1e-6)
 
 
 def test_every_patch_token_is_an_image_token_once(kits, probe):
@@ -90,12 +124,82 @@ def test_every_patch_token_is_an_image_token_once(kits, probe):
             assert len(places) == count
 
 
+def test_a_cls_token_is_no_patch(kits, probe):
+    from copy import deepcopy
+
+    from models.modeling_llava import patch_tokens
+
+    config = deepcopy(kits["llava"].fork.config)
+    without = patch_tokens(config)
+    config.vision_feature_select_strategy = "full"
+    torch.testing.assert_close(patch_tokens(config), without + 1)
+    config.vision_feature_select_strategy = "default"
+    config.vision_config.model_type = "siglip_vision_model"
+    with pytest.raises(ValueError, match="its grid has a hole"):
+        patch_tokens(config)
+
+
 def test_other_attention_is_switched_with_a_notice(llava, probe, tmp_path, capsys):
     assert flow(llava, probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 0
     more = ("--attn_implementation", "eager", "--position_balance", "true")
     assert flow(llava, probe, tmp_path / "b", "--limit", 2, *more) == 0
-    assert "attention switched to sdpa" in capsys.readouterr().err
+    assert "--attn_implementation sdpa, beside which it measures" in capsys.readouterr().out
     np.testing.assert_allclose(maps_of(tmp_path / "a"), maps_of(tmp_path / "b"), atol=1e-7)
+
+
+def test_an_adapter_is_measured_like_a_model(tiny_folders, probe, tmp_path):
+    import peft
+
+    model, processor = load_model(tiny_folders["llava"], position_balance=True, dtype="float32")
+    adapter = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    adapter.save_pretrained(tmp_path / "adapter")
+    merged = adapter.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    for name in ("adapter", "merged"):
+        assert flow(tmp_path / name, probe, tmp_path / f"{name}.jsonl", "--limit", 2, "--position_balance", "true") == 0
+    np.testing.assert_allclose(maps_of(tmp_path / "adapter.jsonl"), maps_of(tmp_path / "merged.jsonl"), atol=1e-6)
+
+
+def test_tiles_are_refused_where_there_are_none(llava, probe, tmp_path):
+    with pytest.raises(InputError, match="--view tiles: a llava has one view"):
+        flow(llava, probe, tmp_path / "a", "--view", "tiles", "--position_balance", "true")
+
+
+def test_the_same_command_twice_changes_nothing_and_crosses_processes(llava, probe, tmp_path):
+    for _ in range(2):
+        assert flow(llava, probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 0
+    pickle.dumps(information_flow.study(information_flow.BENCHMARKS["probe"]))  # loader processes may be spawned
+
+
+def test_attention_that_is_no_number_is_an_error(llava, probe, tmp_path):
+    model, processor = load_model(llava, position_balance=True, dtype="float32")
+    with torch.no_grad():
+        model.model.language_model.layers[0].self_attn.q_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    assert flow(tmp_path / "broken", probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 1
+    assert all("not finite" in row["error"] for row in read_rows(tmp_path / "a"))
+
+
+def test_intervals_hold_captions_together_and_cover_the_truth():
+    """20 captions of 9 near-copies: of 40 draws, the intervals hold the shape of the map without noise in most."""
+    truth = np.arange(1, 37.0).reshape(6, 6)
+    wanted = {name: values[0] for name, values in shape_numbers(truth[None]).items()}
+    held = dict.fromkeys(wanted, 0)
+    widths = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        captions = truth * np.exp(0.8 * rng.standard_normal((20, 6, 6)))
+        scale = np.exp(0.5 * rng.standard_normal(20))
+        rows = [{"image": f"{c}_{k}.jpg", "image_share": 0.1 * scale[c]} for c in range(20) for k in range(9)]
+        found = describe(captions.repeat(9, axis=0), rows, 200, seed)
+        for name in wanted:
+            held[name] += found[name]["low"] <= wanted[name] <= found[name]["high"]
+        widths.append((found["image_share"]["high"] - found["image_share"]["low"]) / 2)
+    assert min(held.values()) >= 30, held
+    expected = 1.96 * 10 * np.sqrt(np.exp(0.25) * (np.exp(0.25) - 1)) / np.sqrt(20)
+    assert np.mean(widths) == pytest.approx(expected, rel=0.25), "half an interval, of 20 captions and not of 180 items"
 
 
 def test_shape_numbers_of_known_maps():

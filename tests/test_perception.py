@@ -10,6 +10,8 @@ from PIL import Image
 from data.grid import cell_names
 from eval import occlusion, perception, plots
 from eval.items import open_picture
+from eval.overlay import write_overlay
+from eval.perception_report import read_maps, summed
 from models import load_model
 from models.errors import InputError
 from models.tiny import FAMILIES
@@ -125,7 +127,7 @@ def test_batches_change_nothing_and_memory_is_tried_for(tiny_folders, canvases, 
 
     monkeypatch.setattr(occlusion.Answer, "_logits", short_of_memory)
     assert perceive(tiny_folders[family], canvases, tmp_path / "halved", *more) == 0
-    assert sizes[:2] == [1, 6], "the answer, then six squares of a batch of eight"
+    assert sizes[:3] == [7, 5, 3], "six squares and the uncovered picture; then four; then two"
     np.testing.assert_allclose(maps_of(tmp_path / "ones"), maps_of(tmp_path / "halved"), atol=1e-5)
     with pytest.raises(InputError, match="--batch_size 4 does not fit"):
         perceive(tiny_folders[family], canvases, tmp_path / "four", *more, "--batch_size", 4)
@@ -160,6 +162,62 @@ def test_which_pictures_which_colour_and_what_is_written(llava, canvases, tmp_pa
     assert not np.allclose(maps_of(tmp_path / "white")[:, 1:], maps_of(tmp_path / "red")[:, 1:])
     with pytest.raises(InputError, match="answers of another run"):
         perceive(llava, canvases, tmp_path / "white", *more, "--mask_color", "black")
+
+
+def test_the_same_command_twice(llava, canvases, tmp_path):
+    more = ("--max_new_tokens", 1, "--position_balance", "true")
+    assert perceive(llava, canvases, tmp_path, *more) == 0
+    before = (tmp_path / "occlusion.jsonl").read_bytes()
+    (tmp_path / "overlays" / "stale.png").write_bytes(b"")
+    assert perceive(llava, canvases, tmp_path, *more) == 0
+    assert (tmp_path / "occlusion.jsonl").read_bytes() == before
+    assert len(list((tmp_path / "overlays").iterdir())) == 9
+
+
+def test_half_precision_stays_near(tiny_folders, canvases, tmp_path):
+    more = ("--max_new_tokens", 1, "--position_balance", "true", "--limit", 9)
+    for dtype in ("float32", "bfloat16"):
+        assert perceive(tiny_folders["qwen2_5_vl"], canvases, tmp_path / dtype, *more, "--dtype", dtype) == 0
+    whole, half = (maps_of(tmp_path / dtype)[:, 1:].ravel() for dtype in ("float32", "bfloat16"))
+    assert np.corrcoef(whole, half)[0, 1] > 0.85  # what the layers round
+    assert len(set(half)) > 45, "of 54 squares: differences are not rounded away"
+
+
+def test_logits_that_are_no_numbers_are_an_error(llava, canvases, tmp_path):
+    model, processor = load_model(llava, position_balance=True, dtype="float32")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[:] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    more = ("--max_new_tokens", 1, "--position_balance", "true")
+    assert perceive(tmp_path / "broken", canvases, tmp_path / "out", *more) == 1
+    assert all("not finite" in row["error"] for row in read_rows(tmp_path / "out" / "occlusion.jsonl"))
+
+
+def test_captions_are_drawn_by_seed(canvases):
+    from argparse import Namespace
+
+    def drawn(seed):
+        args = Namespace(eval_file=canvases / "probe.jsonl", img_path=canvases / "images", num_captions=1,
+                         seed=seed, mask_size=MASK)  # fmt: skip
+        return {item["caption"] for item in perception.load_items(args)}
+
+    assert {frozenset(drawn(seed)) for seed in range(8)} == {frozenset({"caption 0"}), frozenset({"caption 1"})}
+    assert drawn(1) == drawn(1)
+
+
+def test_a_square_of_one_colour_is_one_in_all_channels():
+    canvas = np.full((4, 4, 3), 200, np.uint8)
+    canvas[0, 0, 2] = 0  # blue alone tells
+    assert occlusion.squares_with_content(canvas, 2) == [(0, 0)]
+
+
+def test_an_overlay_is_strongest_where_the_map_is(tmp_path):
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "canvas.png")
+    write_overlay(tmp_path / "canvas.png", [[None, 0.1, 0.2, 1.0], [0.0, 0.0, 0.0, 0.0]], tmp_path / "o.png")
+    shown = np.asarray(Image.open(tmp_path / "o.png").convert("L")).astype(int)
+    assert shown.shape == (20, 40)
+    assert shown[5, 35] < shown[5, 25] < shown[5, 15] < shown[5, 5] == shown[15, 35] == 254
 
 
 @pytest.mark.parametrize(
@@ -207,4 +265,11 @@ def test_report(tmp_path, capsys):
     assert shares == pytest.approx([100 / 9] + [100] * 8, abs=1e-3)
     assert (run["skipped"], run["without_effect"]) == (36, 1)
     assert (tmp_path / "p.png").stat().st_size > 10_000
+    from eval.measured import read_measured
+
+    measured = read_measured(str(tmp_path / "occlusion.jsonl"), {"map": list})
+    maps = summed(measured, read_maps(measured))
+    assert maps.max() == pytest.approx(1), "each map is divided by its own maximum"
+    np.testing.assert_allclose(maps[5], np.kron(np.eye(9)[5].reshape(3, 3), np.ones((2, 2))))
+    np.testing.assert_allclose(maps[0], 2 / 3), "one of three has no effect"
     assert "chance 11.1" in capsys.readouterr().out

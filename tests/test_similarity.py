@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from data.grid import cell_names
 from eval import plots, similarity
+from eval.cell_means import cell_means
+from eval.measured import read_measured
 from eval.similarity_report import linear_readout, studied
 from models.errors import InputError
 from models.tiny import FAMILIES
@@ -114,11 +117,72 @@ def test_report_means_by_cell(tmp_path, capsys):
     assert "own caption" in capsys.readouterr().out
 
 
-def test_readout_reads_captions_in_the_cell_it_has_not_seen(tmp_path):
-    from eval.measured import read_measured
+def test_intervals_are_as_wide_as_they_should_be():
+    """Of normal noise: 1.96 standard errors to either side; and another seed draws other resamples."""
+    values = np.random.default_rng(0).normal(50, 10, (400, 9))
+    found = cell_means(values, 4000, 0)
+    half_widths = (found.cells_high - found.cells_low) / 2
+    np.testing.assert_allclose(half_widths, 1.96 * values.std(0) / 20, rtol=0.08)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.mean(1).std() / 20, rel=0.08)
+    assert found.mean == pytest.approx(values.mean())
+    assert cell_means(values, 4000, 1).low != found.low
+    assert np.isnan(cell_means(values[:1], 4000, 0).low), "one caption has no interval"
 
+
+def test_cells_count_alike_whatever_is_missing():
+    values = np.full((4, 9), 10.0)
+    values[1:, 0] = np.nan
+    values[:, 0] *= 10
+    assert cell_means(values, 0, 0).mean == pytest.approx((100 + 8 * 10) / 9)
+
+
+def test_the_readout_has_not_seen_the_cell_that_it_reads(tmp_path):
+    """What tells captions apart is in another feature in every cell: whoever saw the cell would read it."""
+    rows = read_rows(planted(tmp_path / "a.jsonl", features=True))
+    for place, row in enumerate(rows):
+        caption, cell = divmod(place, 9)
+        vector = np.zeros(6 * 9)
+        vector[6 * cell + caption] = 1
+        row["features"] = base64.b64encode(vector.astype(np.float16).tobytes()).decode()
+    write_rows(tmp_path / "a.jsonl", rows[:9] + rows[10:])  # one caption lacks a cell
+    measured = read_measured(str(tmp_path / "a.jsonl"), {"similarity": float, "similarity_other": float})
+    right = linear_readout(measured)
+    assert np.isnan(right[1, 0])
+    assert np.nanmean(right) < 40
+    write_rows(tmp_path / "b.jsonl", rows[:45] + rows[45:46])  # the last caption is in one cell only
+    alone = linear_readout(read_measured(str(tmp_path / "b.jsonl"), {"similarity": float, "similarity_other": float}))
+    assert np.isnan(alone[5]).all(), "nobody can know a caption seen nowhere else"
+
+
+def test_labels_and_files_are_told_apart(tmp_path):
+    for folder in ("off", "on"):
+        (tmp_path / folder).mkdir()
+        planted(tmp_path / folder / "similarity.jsonl")
+    files = [part for name in ("off", "on") for part in ("--results_file", str(tmp_path / name))]
+    outputs = ["--output_path", str(tmp_path / "a.png"), "--output_json", str(tmp_path / "a.json")]
+    plots.main(["similarity", *files, *outputs])
+    assert [run["label"] for run in json.loads((tmp_path / "a.json").read_text())["runs"]] == ["off", "on"]
+    with pytest.raises(InputError, match="twice"):
+        plots.main(["similarity", *files[:2], *files[:2], *outputs])
+
+
+def test_the_same_command_twice_and_other_settings(llava, probe, tmp_path):
+    for _ in range(2):
+        assert compare(llava, probe, tmp_path / "a.jsonl", "--limit", 2) == 0
+    with pytest.raises(InputError, match="answers of another run"):
+        compare(llava, probe, tmp_path / "a.jsonl", "--limit", 2, "--pooling", "mean")
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(probe / "images", again / "images")
+    assert compare(llava, probe, tmp_path / "b.jsonl", "--limit", 2, "--readout", "linear") == 0
+    shutil.copy(tmp_path / "b.jsonl", again / "probe.jsonl")
+    assert compare(llava, again, tmp_path / "c.jsonl") == 0
+    assert "features" not in read_rows(tmp_path / "c.jsonl")[0], "what an earlier run measured does not pass on"
+
+
+def test_readout_reads_captions_in_the_cell_it_has_not_seen(tmp_path):
     fields = {"similarity": float, "similarity_other": float}
-    measured = read_measured(planted(tmp_path / "a.jsonl", features=True), "a", fields)
+    measured = read_measured(planted(tmp_path / "a.jsonl", features=True), fields)
     right = linear_readout(measured)
     assert (right[:, 1:] == 100).all(), "every other cell shows the same features"
     assert (right[:, 0] == 0).all(), "the first cell shows those of the next caption"
@@ -149,5 +213,5 @@ def test_runs_of_two_sets_are_not_drawn_together(llava, probe, tmp_path):
     for limit in (2, 3):
         assert compare(llava, probe, tmp_path / f"{limit}.jsonl", "--limit", limit) == 0
     files = [part for limit in (2, 3) for part in ("--results_file", str(tmp_path / f"{limit}.jsonl"))]
-    with pytest.raises(InputError, match=r"of different items or settings \(items_sha256\)"):
+    with pytest.raises(InputError, match="of different items; draw them apart"):
         plots.main(["similarity", *files, "--output_path", str(tmp_path / "a.png")])

@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from models.errors import InputError
+from models.load import without_adapter
 from train.settings import Settings
 
 
@@ -28,7 +29,7 @@ def trainable_model(model: torch.nn.Module, settings: Settings) -> torch.nn.Modu
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # Upstream makes all embeddings ask for gradients, which only reentrant checkpointing needs and which would send
         # the backward pass through a frozen vision tower.
-        (model.get_base_model() if isinstance(model, PeftModel) else model).disable_input_require_grads()
+        without_adapter(model).disable_input_require_grads()
     return model.train()
 
 
@@ -83,7 +84,7 @@ def linear_layers(module: torch.nn.Module) -> list[str]:
 
 def parameter_groups(model: torch.nn.Module, settings: Settings, decayed: set[str]) -> list[dict]:
     """AdamW's groups of the trained weights: the projector at its own learning rate, no decay but for `decayed`."""
-    fork = model.get_base_model() if isinstance(model, PeftModel) else model
+    fork = without_adapter(model)
     projector = f".{fork.projector}."
     own = settings.projector_learning_rate
     rates = {False: settings.learning_rate, True: settings.learning_rate if own is None else own}

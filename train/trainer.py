@@ -13,6 +13,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from data.files import write_atomic
 from models.errors import InputError
+from models.load import without_adapter
 from models.packed import packed_inputs
 from train import run_folder
 from train.batches import ProcessBatches
@@ -55,7 +56,7 @@ class SftTrainer(Trainer):
     @property
     def fork(self) -> torch.nn.Module:
         """The model without PEFT's wrapper."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return without_adapter(self.model)
 
     def _prepare_for_training(self, *args, **kwargs):
         """Upstream's, and a look at what it made: accelerate falls back to other engines without a word."""
