@@ -7,8 +7,8 @@ Writes, in a few minutes:
     pictures/{train,test}/  pictures with captions.jsonl, an image-caption source; no test caption is in train
     captions.json           pre-training, as blip_laion_cc_sbu_558k.json: a canvas with one picture, and its caption
     few.json                tuning, as llava_v1_5_mix665k.json: canvases of two to four pictures; what is in a cell,
-                            where something is
-    instructions.json       tuning: canvases of up to grid x grid pictures; the same questions, and the probe's own
+                            where something is, and the probe's own question
+    instructions.json       tuning: canvases of up to grid x grid pictures; the same questions
     images/                 the canvases of all three
     probe/ similarity/      from the test pictures, by build_probe.py (with negatives) and build_similarity.py
 
@@ -35,15 +35,13 @@ from data.canvas import Layout, draw_cells, fit, make_layout
 from data.files import write_atomic
 from data.instruction_formats import as_array
 from data.miniature_conversations import CELL, MATCH, PLACE, converse, plan_canvases
-from data.miniature_world import concepts, draw_picture, neighbours
+from data.miniature_world import concepts, draw_picture
 from models.errors import ArgumentParser, InputError, run_script
 from models.writing import new_folder
 
 GAP, BORDER = 1, 1  # px, on a canvas of the model's own size
 FEW = [2, 3, 4]  # pictures on a canvas, one of these numbers
-FEW_MIX = {CELL: 0.15, PLACE: 0.85}  # shares of the questions
-ALIKE = 0.0  # share of the canvases of instructions.json whose pictures resemble one another
-FULL_MIX = {CELL: 0.2, PLACE: 0.4, MATCH: 0.4}
+MIX = {CELL: 0.2, PLACE: 0.4, MATCH: 0.4}  # shares of the questions
 
 
 def make_parser() -> ArgumentParser:
@@ -74,10 +72,8 @@ def main(argv: list[str] | None = None) -> None:
             draw_source(folder / "pictures" / split, split, count, args.seed, pool)
         rows = {
             "captions": plan_captions(args, layout),
-            "few": plan_tuning("few", args.few, FEW, FEW_MIX, 0.0, args, layout),
-            "instructions": plan_tuning(
-                "instructions", args.instructions, full(args.grid), FULL_MIX, ALIKE, args, layout
-            ),
+            "few": plan_tuning("few", args.few, FEW, args, layout),
+            "instructions": plan_tuning("instructions", args.instructions, full(args.grid), args, layout),
         }
         for name, samples in rows.items():
             write_canvases(folder, name, samples, layout, pool)
@@ -133,7 +129,7 @@ def plan_captions(args: argparse.Namespace, layout: Layout) -> Iterator[tuple[di
     rng = random.Random(f"{args.seed} captions")
     ours = concepts("train")
     captions = [concept.caption for concept in ours]
-    plans = plan_canvases(_groups(args.captions, layout), neighbours(ours), layout.grid, [1], {CELL: 1}, rng)
+    plans = plan_canvases(_groups(args.captions, layout), len(ours), layout.grid, [1], {CELL: 1}, rng)
     for number, canvas in enumerate(plans):
         (concept,) = canvas.concepts.values()
         yield _sample(f"captions_{number:06d}", [("<image>", captions[concept])]), _choose(canvas.concepts, args, rng)
@@ -149,8 +145,6 @@ def plan_tuning(
     name: str,
     canvases: int,
     filled: list[int],
-    mix: dict[str, float],
-    alike: float,
     args: argparse.Namespace,
     layout: Layout,
 ) -> Iterator[tuple[dict, dict[int, str]]]:
@@ -158,7 +152,7 @@ def plan_tuning(
     rng = random.Random(f"{args.seed} {name}")
     ours = concepts("train")
     captions = [concept.caption for concept in ours]
-    plans = plan_canvases(_groups(canvases, layout), neighbours(ours), layout.grid, filled, mix, rng, alike)
+    plans = plan_canvases(_groups(canvases, layout), len(ours), layout.grid, filled, MIX, rng)
     for number, canvas in enumerate(plans):
         turns = converse(canvas, captions, layout.grid)
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])

@@ -4,10 +4,6 @@ Canvases come in groups of as many as there are cells. A group shares its plan: 
 turn asks, about which cell. Canvas j of a group has all cells moved on by j, so that in every group each cell is
 filled, asked for and answered exactly as often as any other, in every kind of turn and at every turn. What is in the
 cells is drawn anew for each canvas.
-
-On some canvases (`alike`) the pictures resemble one another, and what is asked for in vain resembles one of them: they
-differ in one value. Where all are drawn alone, two values tell three pictures apart nearly always, and models that
-were trained so looked for number and colour only.
 """
 
 import random
@@ -39,18 +35,16 @@ class Canvas(NamedTuple):
 
 def plan_canvases(
     groups: int,
-    near: list[list[int]],
+    available: int,
     grid: int,
     filled: list[int],
     mix: dict[str, float],
     rng: random.Random,
-    alike: float = 0.0,
 ) -> Iterator[Canvas]:
     """`groups * grid**2` canvases, each with a question more than pictures, of the kinds in `mix` (kind -> share).
 
-    `near` has for every concept those that differ from it in one value; `filled` are the numbers of pictures on a
-    canvas, equally likely; on a share `alike` of the canvases they resemble one another. No concept is twice on a
-    canvas, and no picture is asked about twice: an earlier turn would answer for the image.
+    Concepts are drawn from `available` ones; `filled` are the numbers of pictures on a canvas, equally likely. No
+    concept is twice on a canvas, and no picture is asked about twice: an earlier turn would answer for the image.
     """
     cells = grid**2
     for _ in range(groups):
@@ -59,24 +53,12 @@ def plan_canvases(
         missing = sum(turn.cell is None for turn in asked)
         for shift in range(cells):
             moved = [(cell + shift) % cells for cell in plan]
-            drawn = draw_concepts(len(plan) + missing, near, alike, rng)
-            shown = rng.sample(drawn, len(plan))
+            drawn = rng.sample(range(available), len(plan) + missing)
             yield Canvas(
-                dict(zip(moved, shown, strict=True)),
-                [concept for concept in drawn if concept not in shown],
+                dict(zip(moved, drawn[: len(plan)], strict=True)),
+                drawn[len(plan) :],
                 [turn if turn.cell is None else turn._replace(cell=(turn.cell + shift) % cells) for turn in asked],
             )
-
-
-def draw_concepts(count: int, near: list[list[int]], alike: float, rng: random.Random) -> list[int]:
-    """`count` different concepts: each by itself, or (`alike`) each after the first next to one that is there."""
-    if rng.random() >= alike:
-        return rng.sample(range(len(near)), count)
-    drawn = [rng.randrange(len(near))]
-    while len(drawn) < count:
-        next_to = [place for place in near[rng.choice(drawn)] if place not in drawn]
-        drawn.append(rng.choice(next_to or [place for place in range(len(near)) if place not in drawn]))
-    return drawn
 
 
 def _turns(filled: list[int], mix: dict[str, float], rng: random.Random) -> list[Turn]:

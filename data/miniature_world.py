@@ -69,14 +69,6 @@ def is_test(concept: Concept) -> bool:
     return (concept.number + sum(places) + list(BACKGROUNDS).index(concept.background)) % 5 == 0
 
 
-def neighbours(among: list[Concept]) -> list[list[int]]:
-    """For every concept of a list the places of those that differ from it in one value."""
-    return [
-        [place for place, other in enumerate(among) if sum(a != b for a, b in zip(one, other, strict=True)) == 1]
-        for one in among
-    ]
-
-
 def draw_picture(concept: Concept, rng: random.Random) -> Image.Image:
     """A picture of `concept`, SIDE x SIDE pixels, RGB; sizes, places, tilts and shades are drawn from `rng`."""
     side = SIDE * OVERSAMPLING

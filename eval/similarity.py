@@ -74,6 +74,8 @@ def measure(this: Run, model, processor, order: list[int], num_workers: int) -> 
     def compare(batch: generate.Batch) -> list[dict]:
         outcomes = []
         vectors = image_vectors(model, batch.inputs, this.args.pooling)
+        if len(vectors) != len(batch.indices):
+            raise InputError("the processor cuts pictures into several (pan and scan); switch that off in its config")
         for index, image in zip(batch.indices, vectors, strict=True):
             item = this.items[index]
             outcome = {name: cosine(image, pool(item[caption])) for name, caption in COMPARED.items()}
