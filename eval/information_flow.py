@@ -49,7 +49,12 @@ def add_arguments(benchmark: Benchmark, parser: argparse.ArgumentParser) -> None
         default=TEXT,
         help="which tokens attend: all behind the image, or the last alone (default: %(default)s)",
     )
-    add("--view", choices=("base", "tiles"), default="base", help="which of LLaVA-NeXT's views (default: %(default)s)")
+    add(
+        "--view",
+        choices=("base", "tiles"),
+        default="base",
+        help="of pictures that are cut into tiles (default: %(default)s)",
+    )
     add("--per_layer", action="store_true", help="keep every layer's map: 3 kB a layer and item for 24 x 24 patches")
     benchmark.add_arguments(parser)
 
@@ -76,8 +81,10 @@ def measure(this: Run, model, processor, order: list[int], num_workers: int) -> 
     inner = without_adapter(model).model
     if not hasattr(inner, "patch_tokens"):
         raise InputError(f"{this.args.model_path}: patches of a {model.config.model_type} are not known here")
-    if this.args.view == "tiles" and model.config.model_type != "llava_next":
-        raise InputError(f"--view tiles: a {model.config.model_type} has one view of a picture; leave it out")
+    if this.args.view not in getattr(inner, "views", ("base",)):
+        raise InputError(
+            f"--view {this.args.view}: a {model.config.model_type} has one view of a picture; leave it out"
+        )
     return _measure(this, inner, model, processor, order, num_workers)
 
 

@@ -25,6 +25,7 @@ class LlavaNextModel(BalancedModel, upstream.LlavaNextModel):
     """Replaces upstream's inner model; the number of a picture's tokens follows from its size."""
 
     config_class = LlavaNextConfig
+    views = ("base", "tiles")
 
     def tokens_per_image(self) -> int:
         return tokens_per_image(self.config)
