@@ -9,8 +9,9 @@ image. A killed run goes on when it is started again, with the weights of one th
 Rotary frequencies matter more in a small model than in a large one. Of a head's pairs of dimensions, those that turn
 far within a prompt cannot compare contents across it; with Llama 2's base of 10,000 and heads of 32 dimensions that is
 half of them, and such a model did not learn to find a picture by its caption. Hence few wide heads and a base of
-1,000,000, as Qwen2.5's. Embeddings are tied, as in Llama 3.2's small models: a projector that was trained to make the
-model name what is in a picture has then put it near the embeddings of those words, where a question's words are, too.
+1,000,000, as Qwen2.5's. Embeddings are tied, as in Llama 3.2's small models: where image tokens were made of the
+embeddings of the words for what they show, such models learned to find a picture in half the updates. Whether a trained
+projector comes near enough to that is not known.
 """
 
 import argparse
