@@ -150,6 +150,11 @@ def test_crpe_says_how_many_letters_were_wrong_for_white_space(tmp_path):
         ("gold is better than silver in this", "D", "D", None),
         ("copper", None, None, "B"),
         ("Answer: none of them", None, None, None),
+        ("Answer: A, not C surely", "C", "C", None),
+        ("C or DNA it is", "C", "C", None),
+        ("'B'", "B", "B", None),
+        ("B?!", "B", "B", None),
+        ("B!?", None, None, "B"),
         ("", None, None, None),
     ],
 )

@@ -197,6 +197,9 @@ def test_hallusionbench_groups(tmp_path):
     assert found["qAcc"] == pytest.approx(200 / 3, abs=1e-5)
     assert found["mean_of_three"] == pytest.approx((87.5 + 75 + 200 / 3) / 3, abs=1e-5)
     assert (found["easy_qAcc"], found["hard_qAcc"]) == (100, 50)
+    rows[0]["prediction"] = "No"  # question 0 without a figure, which is an easy one
+    found = numbers(tmp_path, "hallusionbench", rows)
+    assert (found["fAcc"], found["easy_qAcc"], found["hard_qAcc"]) == (75, pytest.approx(200 / 3, abs=1e-5), 50)
 
 
 def test_hallusionbench_unclear_is_right_without_a_figure_only_and_only_officially(tmp_path):
