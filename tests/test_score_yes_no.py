@@ -212,6 +212,12 @@ def test_hallusionbench_unclear_is_right_without_a_figure_only_and_only_official
     assert "1 unclear replies without a figure count as right, as the official rule has it" in run["remarks"]
 
 
+def test_hallusionbench_without_any_figure(tmp_path):
+    found = numbers(tmp_path, "hallusionbench", hallusion_rows()[:2])
+    assert (found["aAcc"], found["qAcc"]) == (100, 100)
+    assert not {"fAcc", "mean_of_three"} & set(found)
+
+
 @pytest.mark.parametrize("scorer", ["lmms", "vlmevalkit"])
 def test_hallusionbench_frameworks_leave_rows_without_a_figure_out(tmp_path, scorer):
     rows = hallusion_rows()

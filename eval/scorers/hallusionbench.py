@@ -73,8 +73,8 @@ def observe(scored: list[Scored], scorer: str) -> Iterator[Observation]:
 
 def derive(means: dict) -> dict:
     """And the mean of aAcc, fAcc and qAcc, the headline of VLMEvalKit."""
-    first = {name: means[name] for name in ("aAcc", "fAcc", "qAcc")}
-    return first | {"mean_of_three": sum(first.values()) / 3} | means
+    first = {name: means[name] for name in ("aAcc", "fAcc", "qAcc") if name in means}
+    return first | ({"mean_of_three": sum(first.values()) / 3} if len(first) == 3 else {}) | means
 
 
 def broken(rows: list[dict], scorer: str) -> list[tuple[str, list[dict]]]:
