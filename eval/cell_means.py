@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.grid import cell_names
+from eval.entries import entry, plain
 from eval.heatmaps import Panel
 from eval.probe_statistics import interval
 from eval.resampling import resampled_sums
@@ -58,13 +59,3 @@ def cell_means(values: np.ndarray, resamples: int, seed: int) -> CellMeans:
     low, high = interval(means[1:])
     cells_low, cells_high = interval(cells[1:])
     return CellMeans(means[0], low, high, float(np.nanstd(cells[0])), cells[0], cells_low, cells_high)
-
-
-def entry(value: float, low: float, high: float) -> dict:
-    """A number with its interval, for JSON."""
-    return {"value": plain(value), "low": plain(low), "high": plain(high)}
-
-
-def plain(number: float) -> float | None:
-    """For JSON: six decimals, so that the last bits of another machine's sums do not show; None for NaN."""
-    return round(float(number), 6) + 0.0 if np.isfinite(number) else None

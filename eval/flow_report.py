@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.cell_means import entry, plain
+from eval.entries import entry, plain
 from eval.heatmaps import save
 from eval.map_figure import map_figure
 from eval.map_grid import lay

@@ -28,15 +28,8 @@ from tqdm import tqdm
 
 from eval import journal, manifest
 from eval.arguments import build_parser
-from eval.items import (
-    ROW_FIELDS,
-    describe_key,
-    hash_pictures,
-    image_field,
-    item_key,
-    longest_first,
-    without_pictures,
-)
+from eval.fields import describe_key, item_key
+from eval.items import ROW_FIELDS, hash_pictures, image_field, longest_first, without_pictures
 from eval.processes import Processes
 from models.errors import InputError
 from models.fingerprint import fingerprint, fingerprint_tower, hash_json

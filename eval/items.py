@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from data.files import numbered_json_lines
+from eval.fields import describe_key, item_key, wrong_field
 from models.errors import InputError
 
 # What the harness writes into a row; an answers file can therefore serve as the items of another run.
@@ -40,12 +41,8 @@ def read_items(
     items, line_of = [], {}
     for number, item in numbered_json_lines(path):
         where = f"{path}, line {number}"
-        for field, types in fields.items():
-            if field not in item:
-                raise InputError(f"{where}: field `{field}` is missing")
-            if not isinstance(item[field], types):
-                names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
-                raise InputError(f"{where}: field `{field}` is {json.dumps(item[field])[:60]}; {names} is expected")
+        if complaint := wrong_field(item, fields):
+            raise InputError(f"{where}: {complaint}")
         for field, value in item.items():
             if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
                 raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
@@ -59,16 +56,6 @@ def read_items(
             )
         items.append(item)
     return items
-
-
-def item_key(item: dict, key: tuple[str, ...]) -> tuple:
-    """The values that tell this item from every other."""
-    return tuple(item[field] for field in key)
-
-
-def describe_key(item: dict, key: tuple[str, ...]) -> str:
-    """The item's key as people read it: `id=7, position=center`."""
-    return ", ".join(f"{field}={item[field]}" for field in key)
 
 
 def leaves_folder(root: str, name: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.files import try_lock, write_atomic
-from eval.items import item_key
+from eval.fields import item_key
 from models.errors import InputError
 
 
@@ -79,7 +79,11 @@ def read_rows(path: Path, is_part: bool) -> tuple[list[dict], bool]:
 
 def open_part(answers: Path, rank: int) -> BinaryIO:
     """This process's part file, its last line repaired, ready to append to."""
-    path = answers.with_name(f"{answers.name}.part-{rank}")
+    return open_to_append(answers.with_name(f"{answers.name}.part-{rank}"))
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A file of rows, its last line repaired, ready for `append_rows`."""
     rows, needs_repair = read_rows(path, is_part=True)
     with writing(path):
         if needs_repair:

@@ -10,7 +10,6 @@ data cannot say is null.
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from data.files import write_json
 from data.grid import cell_names
 from eval.answers import read_yes_no, read_yes_no_paper
-from eval.cell_means import entry, plain
+from eval.entries import entry, plain
 from eval.heatmaps import check_suffix, probe_heatmaps
 from eval.manifest import check_finished
 from eval.probe_answers import Answers, pair, read_answers, to_replies
@@ -37,7 +36,8 @@ from eval.probe_statistics import (
     point,
     spread_intervals,
 )
-from models.errors import ArgumentParser, InputError, run_script
+from eval.result_files import check_bootstrap, check_inputs, check_outputs, name_runs
+from models.errors import ArgumentParser, run_script
 
 SCORERS = {"default": read_yes_no, "paper": read_yes_no_paper}
 CELL = "cell_"  # prefix of the names in eval/probe_statistics.py that have one value per cell
@@ -165,33 +165,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> None:
     files = arguments.results_file
-    if len(files) > 2:
-        raise InputError(f"--results_file: {len(files)} files; give one, or two to compare")
-    for file in files:
-        if part := re.fullmatch(r"(.+)\.part-\d+", file):
-            raise InputError(f"{file}: a part of an unfinished run; finish the run and give {part[1]}")
-    if arguments.labels is None:
-        names = [Path(file).stem for file in files]
-        arguments.labels = (
-            names if len(set(names)) == len(names) else [str(Path(file).with_suffix("")) for file in files]
-        )
-    if len(arguments.labels) != len(files):
-        raise InputError(f"--labels: {len(arguments.labels)} labels for {len(files)} results files; give one each")
-    if len(set(arguments.labels)) != len(files):
-        raise InputError(f"--labels: {arguments.labels[0]!r} twice; tell the two runs apart")
-    if arguments.bootstrap < 0:
-        raise InputError(f"--bootstrap: {arguments.bootstrap} is negative; give a number of resamples, or 0 for none")
-    if arguments.seed < 0:
-        raise InputError(f"--seed: {arguments.seed} is negative; give 0 or more")
+    check_inputs(files, "results_file")
+    arguments.labels = name_runs(arguments.labels, files, "results")
+    check_bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.output_heatmap:
         check_suffix(arguments.output_heatmap)
-    taken = {Path(file).resolve(): "--results_file" for file in files}
-    for option in ("output_heatmap", "output_json"):
-        output = getattr(arguments, option)
-        if output and Path(output).resolve() in taken:
-            raise InputError(f"--{option}: {output} is also {taken[Path(output).resolve()]}; it would be overwritten")
-        if output:
-            taken[Path(output).resolve()] = f"--{option}"
+    outputs = {name: filter(None, [getattr(arguments, name)]) for name in ("output_heatmap", "output_json")}
+    check_outputs({"results_file": files}, outputs)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ A summary and a comparison are the dictionaries that go into the JSON file; noth
 
 import numpy as np
 
+from eval.entries import show_entry, two_decimals
 from eval.heatmaps import Panel
 from eval.text_table import text_table
 
@@ -41,7 +42,7 @@ def report(summaries: list[dict], comparison: dict | None) -> str:
     headings = [column["label"] for column in columns]
 
     def row(title: str, entries: list[dict]) -> list[str]:
-        return [title, *(_entry(entry, signed=index >= len(summaries)) for index, entry in enumerate(entries))]
+        return [title, *(show_entry(entry, signed=index >= len(summaries)) for index, entry in enumerate(entries))]
 
     parts = ["\n".join(_counts(summary) for summary in summaries)]
     rows = [["", *headings]]
@@ -101,20 +102,6 @@ def _notes(summary: dict) -> list[str]:
     return notes
 
 
-def _entry(entry: dict, signed: bool) -> str:
-    if entry["value"] is None:
-        return "-"
-    value, *bounds = (_two_decimals(entry[name], signed) for name in ("value", "low", "high"))
-    return value if entry["low"] is None else f"{value} [{', '.join(bounds)}]"
-
-
-def _two_decimals(number: float | None, signed: bool) -> str:
-    if number is None:
-        return "-"
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return f"{round(number, 2) + 0.0:{'+' if signed else ''}.2f}"
-
-
 def panels(summaries: list[dict], comparison: dict | None) -> list[Panel]:
     """The heat maps: one per run and, of two, their difference."""
     drawn = [_panel(summary, "%", signed=False) for summary in summaries]
@@ -125,12 +112,12 @@ def _panel(column: dict, unit: str, signed: bool) -> Panel:
     entries = [cell["accuracy"] for cell in column["cells"]]
     values = np.array([np.nan if entry["value"] is None else entry["value"] for entry in entries])
     side = round(len(entries) ** 0.5)
-    mean, variance = (_two_decimals(column["numbers"][name]["value"], signed) for name in ("mean", "variance"))
+    mean, variance = (two_decimals(column["numbers"][name]["value"], signed) for name in ("mean", "variance"))
     minus = "\N{MINUS SIGN}"
     return Panel(
         title=column["label"].replace(" - ", f" {minus} "),
         subtitle=f"mean {mean} {unit}, variance {variance} %²".replace("-", minus),
         cells=values.reshape(side, side),
-        notes=[_entry(entry, signed).partition(" ")[2] for entry in entries],
+        notes=[show_entry(entry, signed).partition(" ")[2] for entry in entries],
         diverging=signed,
     )

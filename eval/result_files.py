@@ -1,0 +1,49 @@
+"""What commands that measure one or two answers files check of their names, before they read them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from models.errors import InputError
+
+
+def check_inputs(files: Sequence[str], option: str) -> None:
+    """Raise InputError for more than two files, or one that is a part of an unfinished run."""
+    if len(files) > 2:
+        raise InputError(f"--{option}: {len(files)} files; give one, or two to compare")
+    for file in files:
+        if part := re.fullmatch(r"(.+)\.part-\d+", file):
+            raise InputError(f"{file}: a part of an unfinished run; finish the run and give {part[1]}")
+
+
+def name_runs(labels: list[str] | None, files: Sequence[str], kind: str) -> list[str]:
+    """A label per file: `labels`, or the files' names, with their folders where the names are alike.
+
+    Raises InputError unless there is one label for each of the files, which the message calls `kind`, and all differ.
+    """
+    if labels is None:
+        names = [Path(file).stem for file in files]
+        labels = names if len(set(names)) == len(names) else [str(Path(file).with_suffix("")) for file in files]
+    if len(labels) != len(files):
+        raise InputError(f"--labels: {len(labels)} labels for {len(files)} {kind} files; give one each")
+    if len(set(labels)) != len(files):
+        raise InputError(f"--labels: {labels[0]!r} twice; tell the two runs apart")
+    return labels
+
+
+def check_outputs(inputs: dict[str, Iterable[str]], outputs: dict[str, Iterable[str]]) -> None:
+    """Raise InputError if a file to write is also one to read, or to write twice; both are by option."""
+    taken = {Path(file).resolve(): f"--{option}" for option, files in inputs.items() for file in files}
+    for option, files in outputs.items():
+        for file in files:
+            if Path(file).resolve() in taken:
+                raise InputError(f"--{option}: {file} is also {taken[Path(file).resolve()]}; it would be overwritten")
+            taken[Path(file).resolve()] = f"--{option}"
+
+
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Raise InputError for numbers below 0."""
+    if resamples < 0:
+        raise InputError(f"--bootstrap: {resamples} is negative; give a number of resamples, or 0 for none")
+    if seed < 0:
+        raise InputError(f"--seed: {seed} is negative; give 0 or more")
