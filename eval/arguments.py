@@ -6,6 +6,8 @@ from pathlib import Path
 
 from models.errors import ArgumentParser, true_or_false
 
+ANSWERS = "answers.jsonl"
+
 
 def build_parser(
     description: str, max_new_tokens: int | None, file_in_folder: str | None = None
@@ -21,15 +23,24 @@ def build_parser(
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model_path", required=True, help="checkpoint: a folder, or an id of the hub")
+    add("--model_path", "--model", required=True, help="checkpoint: a folder, or an id of the hub")
     if file_in_folder is None:
-        add("--answers_file", "--answer_file", type=Path, required=True, help="JSON lines to write, one per item")
+        where = parser.add_mutually_exclusive_group(required=True)
+        where.add_argument("--answers_file", "--answer_file", type=Path, help="JSON lines to write, one per item")
+        where.add_argument(
+            "--output_dir",
+            dest="answers_file",
+            type=lambda text: Path(text) / ANSWERS,
+            metavar="FOLDER",
+            help=f"or the folder to write them into, as {ANSWERS}",
+        )
     else:
         add(
             "--output_dir",
             dest="answers_file",
             type=lambda text: Path(text) / file_in_folder,
             required=True,
+            metavar="FOLDER",
             help=f"folder to write {file_in_folder} (JSON lines, one per item) and pictures into",
         )
     add(
@@ -38,6 +49,14 @@ def build_parser(
         metavar="true|false",
         help="overrides the checkpoint's config.json for this run (default: as config.json says)",
     )
+    for bound in ("min", "max"):
+        add(
+            f"--{bound}_pixels",
+            type=_count,
+            metavar="N",
+            help=f"{bound}imum of pixels that pictures are scaled to, of models that take any size (default: the "
+            "checkpoint's)",
+        )
     add(
         "--batch_size",
         type=_auto_or_count,

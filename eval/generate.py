@@ -15,6 +15,9 @@ from models.errors import InputError
 
 AUTO_BATCH_SIZE = {"cpu": 8, "mps": 8, "cuda": 32}
 
+# What processors raise of a prompt: StopIteration (which would end our loops unseen) for a place without a picture.
+REFUSALS = (ValueError, StopIteration)
+
 # Values of a checkpoint's generation_config that greedy decoding up to `max_new_tokens` does not read.
 NOT_GREEDY = (
     *("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
@@ -144,7 +147,7 @@ def prepare(processor, prompts: list[tuple[int, list[dict]]], dtype: torch.dtype
             ready.append((index, render(processor, messages), pictures))
     try:
         inputs = _process(processor, ready)
-    except ValueError:
+    except REFUSALS:
         refusals = [_refusal(processor, prompt) for prompt in ready]
         errors |= {prompt[0]: reason for prompt, reason in zip(ready, refusals, strict=True) if reason}
         ready = [prompt for prompt, reason in zip(ready, refusals, strict=True) if not reason]
@@ -162,7 +165,7 @@ def replies(this, model, processor, order: list[int], num_workers: int) -> Itera
     Whatever the batch size, replies are the same but for near-ties between two tokens, which rounding decides:
     exact ones in float32, now and then one in bfloat16 and float16.
     """
-    reply = partial(reply_to, model, processor, this.args.max_new_tokens)
+    reply = partial(reply_to, model, processor, this.args.max_new_tokens, this.benchmark.strips)
     return outcomes(model, processor, this.messages_of, order, this.args.batch_size, num_workers, reply)
 
 
@@ -261,8 +264,8 @@ def _process(processor, ready: list[tuple]) -> dict[str, torch.Tensor] | None:
 def _refusal(processor, prompt: tuple) -> str | None:
     try:
         _process(processor, [prompt])
-    except ValueError as error:
-        return " ".join(str(error).split())
+    except REFUSALS as error:
+        return " ".join(str(error).split()) or "the text has more places for pictures than there are pictures"
     return None
 
 
@@ -279,19 +282,22 @@ def _outcomes_of(batch: Batch, device: torch.device, measure: Callable[[Batch], 
     return measured | {index: {"error": reason} for index, reason in batch.errors.items()}
 
 
-def reply_to(model, processor, max_new_tokens: int, batch: Batch) -> list[dict]:
-    """The prompts of a batch with the model's replies."""
+def reply_to(model, processor, max_new_tokens: int, strips: bool, batch: Batch) -> list[dict]:
+    """The prompts of a batch with the model's replies; `truncated` is true where one had no end."""
     output = model.generate(**batch.inputs, max_new_tokens=max_new_tokens)
     new_tokens = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
-    return [
-        {"prompt": prompt, "prediction": _decode(model, processor, tokens)}
-        for prompt, tokens in zip(batch.prompts, new_tokens, strict=True)
-    ]
+    outcomes = []
+    for prompt, tokens in zip(batch.prompts, new_tokens, strict=True):
+        tokens, has_end = _until_end(model, tokens)
+        # Without what follows the end: it is padding, which depends on the other prompts of the batch.
+        reply = processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        outcome = {"prompt": prompt, "prediction": reply.strip() if strips else reply}
+        outcomes.append(outcome if has_end else outcome | {"truncated": True})
+    return outcomes
 
 
-def _decode(model, processor, tokens: list[int]) -> str:
-    """The reply up to its end: what follows is padding, which depends on the other prompts of the batch."""
+def _until_end(model, tokens: list[int]) -> tuple[list[int], bool]:
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-    return processor.tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    end = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return tokens[:end], end is not None

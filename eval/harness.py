@@ -29,8 +29,9 @@ from tqdm import tqdm
 from eval import journal, manifest
 from eval.arguments import build_parser
 from eval.fields import describe_key, item_key
-from eval.items import ROW_FIELDS, hash_pictures, image_field, longest_first, without_pictures
+from eval.items import hash_pictures, image_field, longest_first, without_pictures
 from eval.processes import Processes
+from eval.records import ROW_FIELDS
 from models.errors import InputError
 from models.fingerprint import fingerprint, fingerprint_tower, hash_json
 from models.provenance import differences, versions
@@ -48,7 +49,8 @@ class Benchmark:
     gives, a few at a time, index -> the fields of the outcome (or `error`) for the items `order`; None: greedy replies
     of at most `max_new_tokens`. `outcome` names those fields; a row that has the first is done. `settings` are the
     benchmark's own arguments that decide outcomes and do not show in the items. `file_in_folder`: see
-    eval/arguments.py. `afterwards(run)` is called once all items have a row. `attention` is the implementation that
+    eval/arguments.py. `strips`: replies are kept without white space at their ends, as by the benchmark's official
+    code. `afterwards(run)` is called once all items have a row. `attention` is the implementation that
     `measure` needs; where another is asked for, it is changed with a notice.
     """
 
@@ -62,6 +64,7 @@ class Benchmark:
     outcome: tuple[str, ...] = ("prediction",)
     settings: tuple[str, ...] = ()
     file_in_folder: str | None = None
+    strips: bool = False
     afterwards: Callable[["Run"], None] | None = None
     attention: str | None = None
 
@@ -126,7 +129,8 @@ def load_items(benchmark: Benchmark, args: argparse.Namespace, processes: Proces
     journal.check_writable(args.answers_file)
     answers = args.answers_file.resolve()
     for name, value in vars(args).items():
-        if name != "answers_file" and isinstance(value, Path) and value.resolve() == answers:
+        given = value if isinstance(value, list) else [value]
+        if name != "answers_file" and any(isinstance(path, Path) and path.resolve() == answers for path in given):
             raise InputError(f"{args.answers_file}: the answers' path is also --{name}; choose another")
     items = [
         {field: value for field, value in item.items() if field not in ROW_FIELDS.union(benchmark.outcome)}
@@ -152,6 +156,8 @@ def known_settings(this: Run) -> dict:
         "dtype": None if args.dtype == "auto" else args.dtype,
         "attn_implementation": args.attn_implementation,
         "max_new_tokens": getattr(args, "max_new_tokens", None),
+        "min_pixels": args.min_pixels,
+        "max_pixels": args.max_pixels,
     }
     own = {name: getattr(args, name) for name in this.benchmark.settings}
     return json.loads(json.dumps(own)) | {  # as the manifest will give them back: a tuple is a list then
@@ -215,12 +221,17 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     """Load the model and let it answer this process's share of `order`; returns seconds spent on answers."""
     # torch and transformers take seconds to import; bad input is told before.
     from eval import generate
+    from models.processors import set_pixel_bounds
 
     args, processes = this.args, this.processes
 
     def load() -> tuple:
         device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
-        return generate.load(args.model_path, device, args.position_balance, args.dtype, args.attn_implementation)
+        model, processor = generate.load(
+            args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
+        )
+        set_pixel_bounds(processor, args.min_pixels, args.max_pixels, args.model_path)
+        return model, processor
 
     model, processor = processes.by_each(load)
     settings = settings | {
@@ -302,6 +313,9 @@ def finish(this: Run, done: int, seconds: float) -> int:
     print(
         f"{this.benchmark.name}: {len(rows)} items: {new} new, {done} resumed, {len(errors)} errors{speed}; {answers}"
     )
+    truncated = sum("truncated" in row for row in rows)
+    if truncated:
+        print(f"{this.benchmark.name}: {truncated} replies were cut at --max_new_tokens {this.args.max_new_tokens}")
     if this.benchmark.afterwards:
         this.benchmark.afterwards(this)
     if errors:

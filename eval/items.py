@@ -1,69 +1,16 @@
-"""A benchmark's items, before any model: reading them, their pictures, and the order to ask them in."""
+"""A benchmark's items, before any model: their pictures, and the order to ask them in."""
 
 import hashlib
 import io
 import json
-import os
-import re
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data.files import numbered_json_lines
-from eval.fields import describe_key, item_key, wrong_field
-from models.errors import InputError
-
-# What the harness writes into a row; an answers file can therefore serve as the items of another run.
-ROW_FIELDS = {"prompt", "prediction", "image_sha256", "error"}
-# Neither can be in a file's name, and a lone surrogate in no UTF-8 file.
-NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-
 
 class PictureError(Exception):
     """A picture that cannot be read. The message is a one-line reason that starts with the file's name."""
-
-
-def read_items(
-    path: Path,
-    fields: dict[str, type | tuple[type, ...]],
-    key: tuple[str, ...],
-    check: Callable[[dict], str | None] = lambda item: None,
-) -> list[dict]:
-    """The items of a JSON-lines file, in its order.
-
-    `fields` maps a needed field to its type or types. `key` names the fields that tell an item from every
-    other. `check` returns what else is wrong with an item, or None.
-
-    Raises InputError naming the file and the line (both lines where two items have the same key).
-    """
-    items, line_of = [], {}
-    for number, item in numbered_json_lines(path):
-        where = f"{path}, line {number}"
-        if complaint := wrong_field(item, fields):
-            raise InputError(f"{where}: {complaint}")
-        for field, value in item.items():
-            if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
-                raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
-        complaint = check(item)
-        if complaint:
-            raise InputError(f"{where}: {complaint}")
-        first = line_of.setdefault(item_key(item, key), number)
-        if first != number:
-            raise InputError(
-                f"{path}, lines {first} and {number}: one item twice ({describe_key(item, key)}); delete one"
-            )
-        items.append(item)
-    return items
-
-
-def leaves_folder(root: str, name: str) -> bool:
-    """Whether the file `name` of a folder really lies outside it: absolute, by `..`, or through a symbolic link.
-
-    `root` is the folder's `os.path.realpath`.
-    """
-    return not os.path.realpath(os.path.join(root, name)).startswith(os.path.join(root, ""))
 
 
 def picture_parts(messages: list[dict]) -> list[dict]:
@@ -73,10 +20,10 @@ def picture_parts(messages: list[dict]) -> list[dict]:
 
 
 def open_picture(part: dict) -> tuple[Image.Image, str]:
-    """The picture of an image part (`path`, or `image` with its bytes), upright and RGB as transformers loads it.
+    """The picture of an image part, upright and RGB as transformers loads it, and the hash of its bytes as stored.
 
-    And the first 16 hexadecimal digits of the SHA-256 of its bytes as they are stored. Raises PictureError for
-    one that is missing or cannot be decoded.
+    The part has `path`, a file, or `image`, a function that gives such a file's bytes. The hash is the first 16
+    hexadecimal digits of the SHA-256. Raises PictureError for a picture that is missing or cannot be decoded.
     """
     try:
         stored = _stored(part)
@@ -134,17 +81,8 @@ def _bare(part: dict) -> dict:
     return {"type": "image"} if part["type"] == "image" else part
 
 
-def _strings(value) -> Iterator[str]:
-    """All strings in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in value if isinstance(value, list) else (*value.keys(), *value.values()):
-            yield from _strings(inner)
-
-
 def _stored(part: dict) -> bytes:
-    return Path(part["path"]).read_bytes() if "path" in part else part["image"]
+    return Path(part["path"]).read_bytes() if "path" in part else part["image"]()
 
 
 def _hash(stored: bytes) -> str:
@@ -152,7 +90,7 @@ def _hash(stored: bytes) -> str:
 
 
 def _source(part: dict) -> Path | io.BytesIO:
-    return Path(part["path"]) if "path" in part else io.BytesIO(part["image"])
+    return Path(part["path"]) if "path" in part else io.BytesIO(part["image"]())
 
 
 def _pixels(part: dict) -> int:

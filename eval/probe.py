@@ -9,12 +9,13 @@ that was stopped.
 """
 
 import argparse
-import os
-from pathlib import Path
 
 from data.grid import grid_of
+from eval import picture_folder
 from eval.harness import Benchmark, run
-from eval.items import leaves_folder, read_items
+from eval.picture_folder import PictureFolder, image_part
+from eval.prompts import user_turn
+from eval.records import BadRecord, build_items, json_records
 from models.errors import InputError, run_script
 
 # The paper's wording, to the letter (arXiv 2509.21984).
@@ -30,39 +31,31 @@ KEY = ("id", "position", "answer")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The probe's own arguments."""
-    parser.add_argument("--eval_file", type=Path, required=True, help="the probe's items, JSON lines")
-    parser.add_argument("--img_path", type=Path, required=True, help="folder of its canvases")
+    picture_folder.add_arguments(parser, "the probe's items, JSON lines", "folder of its canvases")
 
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The probe's items in the order of the file. Raises InputError naming file, line and field."""
-    if not args.img_path.is_dir():
-        raise InputError(f"--img_path {args.img_path}: no such folder")
+    folder = PictureFolder(args.img_path)
 
-    root = os.path.realpath(args.img_path)
-
-    def check(item: dict) -> str | None:
+    def checked(item: dict) -> dict:
         if grid_of({item["position"]}) is None:
-            return f"unknown position `{item['position']}`; see data/grid.py for the names"
+            raise BadRecord(f"unknown position `{item['position']}`; see data/grid.py for the names")
         if item["answer"].lower() not in ("yes", "no"):
-            return f"answer `{item['answer']}` is neither Yes nor No"
-        if leaves_folder(root, item["image"]):
-            return f"image `{item['image']}` lies outside --img_path {args.img_path}"
-        return None
+            raise BadRecord(f"answer `{item['answer']}` is neither Yes nor No")
+        folder.check(item["image"])
+        return item
 
-    items = read_items(args.eval_file, FIELDS, KEY, check)
+    items = build_items(json_records(args.eval_file), FIELDS, checked, KEY)
     if grid_of({item["position"] for item in items}) is None:
         raise InputError(f"{args.eval_file}: field `position` has cells of grids of different sizes; use one grid")
-    if not any((args.img_path / item["image"]).is_file() for item in items):
-        raise InputError(f"--img_path {args.img_path}: holds none of the images that {args.eval_file} names")
+    folder.check_any((item["image"] for item in items), args.eval_file)
     return items
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     """One question: the canvas, then the paper's prompt."""
-    image = {"type": "image", "path": args.img_path / item["image"]}
-    text = {"type": "text", "text": PROMPT.format(caption=item["caption"])}
-    return [{"role": "user", "content": [image, text]}]
+    return user_turn([image_part(args.img_path, item["image"])], PROMPT.format(caption=item["caption"]))
 
 
 BENCHMARK = Benchmark("probe", add_arguments, load_items, messages, KEY)

@@ -30,7 +30,7 @@ def canvas_picture(model, processor, path: str) -> Picture:
     """The probe's canvas as the checkpoint's processor cuts it. Raises InputError if patches have no grid."""
     content = io.BytesIO()
     Image.new("RGB", (CANVAS, CANVAS), "white").save(content, "PNG")
-    parts = [{"type": "image", "image": content.getvalue()}, {"type": "text", "text": "?"}]
+    parts = [{"type": "image", "image": content.getvalue}, {"type": "text", "text": "?"}]
     batch = generate.prepare(processor, [(0, [{"role": "user", "content": parts}])])
     if batch.inputs is None:
         raise InputError(f"{path}: its processor refuses a canvas of {CANVAS} px ({batch.errors[0]}); give --grid")

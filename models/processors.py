@@ -131,6 +131,32 @@ def image_token(processor: ProcessorMixin) -> str:
     return getattr(processor.tokenizer, "image_token", None) or processor.image_token
 
 
+def pixel_bounds(processor: ProcessorMixin) -> tuple[int, int] | None:
+    """Least and most pixels of a picture as the model sees it; None for an image processor of fixed sizes."""
+    size = processor.image_processor.size
+    bounds = size.get("shortest_edge"), size.get("longest_edge")
+    return bounds if all(bounds) else None
+
+
+def set_pixel_bounds(processor: ProcessorMixin, least: int | None, most: int | None, path: str) -> None:
+    """Change the bounds in place; None leaves one as it is.
+
+    Raises InputError, naming `path`, for a processor that has none, and for a least above the most.
+    """
+    if least is most is None:
+        return
+    option = "--max_pixels" if least is None else "--min_pixels"
+    bounds = pixel_bounds(processor)
+    if bounds is None:
+        raise InputError(f"{option}: the image processor of {path} scales to sizes of its own; leave it out")
+    least, most = least or bounds[0], most or bounds[1]
+    if least > most:
+        raise InputError(
+            f"{option}: at least {least} and at most {most} pixels cannot be met; give the other bound too"
+        )
+    processor.image_processor.size = type(processor.image_processor.size)(shortest_edge=least, longest_edge=most)
+
+
 def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> ProcessorMixin:
     """The finished processor of the checkpoint at `path`, a folder or hub id; InputError if it is incomplete."""
     processor_class, image_only = PROCESSORS[config.model_type]

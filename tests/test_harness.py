@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from eval import generate, journal
 from eval.harness import Benchmark, run
@@ -99,8 +100,51 @@ def test_a_picture_that_the_processor_refuses_harms_no_other(talkative_folders, 
     assert rows[:2] + rows[3:] == usual[:2] + usual[3:]
 
 
+def test_an_image_token_in_the_text_is_an_error_of_that_prompt_alone(talkative_folders, tmp_path):
+    """LLaVA's processors would give it the next prompt's picture."""
+
+    def two_questions(args):
+        return [{"number": number, "pictures": 1, "text": text} for number, text in enumerate(["a", "<image> b", "c"])]
+
+    benchmark = Benchmark("marked", lambda parser: None, two_questions, question, ("number",), 4)
+    command = ["--model_path", talkative_folders["llava"], "--answers_file", tmp_path / "a.jsonl", "--num_workers", 0]
+    assert run(benchmark, [str(part) for part in command]) == 1
+    rows = read_rows(tmp_path / "a.jsonl")
+    assert ["prediction" in row for row in rows] == [True, False, True]
+    assert rows[1]["error"] == "the text has more places for pictures than there are pictures"
+    assert len(set(row["image_sha256"] for row in (rows[0], rows[2]))) == 1
+
+
+def replies_of_one_token(folder, tmp_path, token, strips=False):
+    """The rows of a checkpoint that can say nothing but this token, three times."""
+    model = shutil.copytree(folder, tmp_path / "model", dirs_exist_ok=True)
+    settings = json.loads((model / "generation_config.json").read_text())
+    tokens = AutoTokenizer.from_pretrained(folder).get_vocab()
+    settings["suppress_tokens"] = [number for name, number in tokens.items() if name != token]
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    benchmark = Benchmark("mixed", lambda parser: None, four_questions, question, ("number",), 3, strips=strips)
+    answers = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+    command = ["--model_path", model, "--answers_file", answers, "--num_workers", 0]
+    assert run(benchmark, [str(part) for part in command]) == 0
+    return [(row["prediction"], row.get("truncated")) for row in read_rows(answers)]
+
+
+def test_replies_that_are_cut_are_marked_and_counted(tiny_folders, tmp_path, capsys):
+    end = AutoTokenizer.from_pretrained(tiny_folders["llava"]).eos_token
+    assert replies_of_one_token(tiny_folders["llava"], tmp_path, "x") == [("xxx", True)] * 4
+    assert "mixed: 4 replies were cut at --max_new_tokens 3\n" in capsys.readouterr().out
+    assert replies_of_one_token(tiny_folders["llava"], tmp_path, end) == [("", None)] * 4
+    assert "replies were cut" not in capsys.readouterr().out
+
+
+def test_a_benchmark_may_keep_replies_without_white_space_at_their_ends(tiny_folders, tmp_path):
+    line_break = "\u010a"  # as byte-level BPE writes it
+    assert replies_of_one_token(tiny_folders["qwen2_5_vl"], tmp_path, line_break) == [("\n\n\n", True)] * 4
+    assert replies_of_one_token(tiny_folders["qwen2_5_vl"], tmp_path, line_break, strips=True) == [("", True)] * 4
+
+
 def question(item, args):
-    content = [{"type": "image", "image": picture_bytes(seed)} for seed in range(item["pictures"])]
+    content = [{"type": "image", "image": partial(picture_bytes, seed)} for seed in range(item["pictures"])]
     return [{"role": "user", "content": [*content, {"type": "text", "text": item["text"]}]}]
 
 
@@ -153,7 +197,7 @@ def test_auto_batch_size_halves_when_memory_is_too_small(llava):
     items = [{"pictures": 1, "text": f"question {number}"} for number in range(9)]
 
     def answers(batch_size):
-        reply = partial(generate.reply_to, model, processor, 4)
+        reply = partial(generate.reply_to, model, processor, 4, False)
         batches = generate.outcomes(
             model, processor, lambda index: question(items[index], None), list(range(9)), batch_size, 0, reply
         )
@@ -197,7 +241,7 @@ def test_a_reply_ends_at_its_end_whatever_pads_it(llava):
     messages = [question({"pictures": 1, "text": "x" * number}, None) for number in range(6)]
 
     def predictions(batch_size):
-        reply = partial(generate.reply_to, model, processor, 12)
+        reply = partial(generate.reply_to, model, processor, 12, False)
         batches = generate.outcomes(model, processor, messages.__getitem__, list(range(6)), batch_size, 0, reply)
         return [answer["prediction"] for batch in batches for answer in batch.values()]
 
@@ -341,4 +385,6 @@ def test_help_lists_every_argument_with_its_default(capsys):
         run(Benchmark("probe", lambda parser: None, four_questions, question), ["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("(default:") == text.count("\n  --") - len(("model_path", "answers_file", "overwrite"))
+    assert text.count("(default:") == text.count("\n  --") - len(
+        ("model_path", "answers_file", "output_dir", "overwrite")
+    )

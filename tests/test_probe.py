@@ -107,7 +107,7 @@ def test_both_lines_of_a_doubled_item_are_named(probe):
     (probe / "probe.jsonl").write_text(text)
     with open(probe / "probe.jsonl", "a") as file:
         file.write((probe / "probe.jsonl").read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match=rf"lines 1 and 11: one item twice \(id={rows[0]['id']}, position=top_left"):
+    with pytest.raises(InputError, match=rf"line 11: one item twice \(id={rows[0]['id']}, position=top_left.*line 1; "):
         load(probe)
 
 
@@ -125,7 +125,12 @@ def test_cells_of_two_grids(probe):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "empty"), ("{}\n", "line 1: field `id`"), ("[1]\n", "line 1: a list"), ("x", "line 1")],
+    [
+        ("", "empty"),
+        ("{}\n", "line 1: field `id`"),
+        ("[1]\n", "entry 1: a int; a JSON array of objects"),
+        ("x", "line 1"),
+    ],
 )
 def test_files_that_are_no_probe(probe, text, message):
     (probe / "probe.jsonl").write_text(text)

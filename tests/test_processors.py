@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from models import load_model
+from models.errors import InputError
+from models.processors import pixel_bounds, set_pixel_bounds
 from tests.pictures import picture
 
 SYSTEM_VICUNA = (
@@ -125,3 +127,26 @@ def test_an_old_qwen_has_one_file_for_images_and_videos(kits, tmp_path):
     assert saved["max_pixels"] == 28 * 28 * 36
     assert saved["video_processor_type"] == "Qwen2VLVideoProcessor"
     assert "image_processor_type" not in saved
+
+
+def test_pixel_bounds_decide_how_many_tokens_a_picture_has(tiny_folders):
+    _, processor = load_model(tiny_folders["qwen2_5_vl"])
+
+    def tokens() -> int:
+        text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
+        ids = processor(text=[text], images=[[picture(280, 280)]], return_tensors="pt")["input_ids"]
+        return int((ids == processor.image_token_id).sum())
+
+    set_pixel_bounds(processor, 784, 112 * 112, "x")
+    assert (tokens(), pixel_bounds(processor)) == (16, (784, 112 * 112))
+    set_pixel_bounds(processor, 168 * 168, 10**6, "x")
+    assert tokens() == 100
+    with pytest.raises(InputError, match="--max_pixels: at least 28224 and at most 28 pixels cannot be met"):
+        set_pixel_bounds(processor, None, 28, "x")
+
+
+def test_processors_of_one_size_have_no_pixel_bounds(kits):
+    for family in ("llava", "llava_next_mistral", "gemma3"):
+        assert pixel_bounds(kits[family].processor) is None
+        with pytest.raises(InputError, match="--min_pixels: the image processor of x scales to sizes of its own"):
+            set_pixel_bounds(kits[family].processor, 3136, None, "x")

@@ -1,0 +1,98 @@
+"""Records of a benchmark's files, and the items made of them: complaints name the file, the place and the field."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from data.files import iter_json_lines
+from eval.fields import describe_key, item_key, wrong_field
+from models.errors import InputError
+
+# What the harness writes into a row; an answers file can therefore serve as the items of another run.
+ROW_FIELDS = {"prompt", "prediction", "truncated", "image_sha256", "error"}
+# Neither can be in a file's name, and a lone surrogate in no UTF-8 file.
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+
+Fields = dict[str, type | tuple[type, ...]]  # name -> type or types of a field that every record needs
+Records = Iterable[tuple[str, dict]]  # where it stands, for messages; the record
+
+
+class BadRecord(Exception):
+    """What is wrong with a record, in one line; whoever reads the record adds where it stands."""
+
+
+def json_records(path: Path, inside: str | None = None) -> Iterator[tuple[str, dict]]:
+    """The records of JSON lines, of a JSON array, or of the array at the key `inside` of a JSON object.
+
+    What a file is, shows in it: benchmarks name JSON lines .json, too. Raises InputError naming file and place.
+    """
+    if inside is None and not _is_array(path):
+        yield from ((f"{path}, line {number}", record) for number, record in iter_json_lines(path))
+        return
+    content = _load(path)
+    if inside is not None:
+        content = content.get(inside) if isinstance(content, dict) else None
+    expected = "a JSON array of objects" + (f" at the key `{inside}`" if inside else "")
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: {expected} is expected")
+    for number, record in enumerate(content, start=1):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, entry {number}: a {type(record).__name__}; {expected} is expected")
+        yield f"{path}, entry {number}", record
+
+
+def build_items(
+    records: Records, fields: Fields, item_of: Callable[[dict], dict | None], key: tuple[str, ...]
+) -> list[dict]:
+    """The items that `item_of` makes of records, in their order; None for a record that is not to be asked.
+
+    `item_of` may raise BadRecord; `key` names the fields that tell an item from every other. Raises InputError naming
+    where the record stands (both places where two items have the same key).
+    """
+    items, seen = [], {}
+    for where, record in records:
+        if complaint := wrong_field(record, fields):
+            raise InputError(f"{where}: {complaint}")
+        for field, value in record.items():
+            if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
+                raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
+        try:
+            item = item_of(record)
+        except BadRecord as error:
+            raise InputError(f"{where}: {error}") from None
+        if item is None:
+            continue
+        first = seen.setdefault(item_key(item, key), where)
+        if first != where:
+            raise InputError(f"{where}: one item twice ({describe_key(item, key)}); it is also {first}; delete one")
+        items.append(item)
+    return items
+
+
+def _is_array(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return next((line.lstrip().startswith("[") for line in file if line.strip()), False)
+    except OSError:  # told by the reader of JSON lines
+        return False
+
+
+def _load(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the path of the benchmark's file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); is the download complete?") from None
+
+
+def _strings(value: object) -> Iterator[str]:
+    """All strings in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value if isinstance(value, list) else (*value.keys(), *value.values()):
+            yield from _strings(inner)
