@@ -131,3 +131,22 @@ def test_the_arms_of_the_experiment(run):
     tuned = [line for line in lines if "miniature/lora.yaml" in line]
     assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
     assert ["--position_balance true" in line for line in tuned] == [False, True]
+
+
+def test_downstream_asks_every_benchmark_with_the_flag_off_and_on(run):
+    lines = run(
+        "scripts/eval_downstream.sh", "--batch_size", "4", MODEL_PATH="checkpoints/m", PARTIAL="--allow_partial"
+    )
+    asked = [line for line in lines if "--model_path checkpoints/m" in line]
+    assert [(line.split()[1], line.split("--output_dir ")[1].split()[0]) for line in asked] == [
+        (f"eval/{name}.py", f"results/{name}/m/balance-{side}")
+        for name in ("scienceqa", "crpe", "hallusionbench")
+        for side in ("off", "on")
+    ]
+    assert all(line.endswith("--batch_size 4") for line in asked)
+    assert ["--position_balance false" in line for line in asked] == [True, False] * 3
+    names = ("scienceqa", "crpe", "hallusionbench")
+    table = " ".join(f"results/{name}/m/scores.json" for name in names)
+    assert lines[-1] == f"python eval/score_table.py --scores {table}"
+    two = run("scripts/eval_downstream.sh", MODEL_PATH="m", BENCHMARKS="crpe", PROCESSES="2")
+    assert two[0].startswith("torchrun --nproc_per_node 2 eval/crpe.py --model_path m --position_balance false")
