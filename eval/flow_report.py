@@ -32,7 +32,7 @@ TITLES = {
 }
 LAYER_TITLES = {"entropy": TITLES["entropy"], "raster": TITLES["raster"], "image_share": "share of the patches, %"}
 FIELDS = {"flow": str, "shape": list, "image_share": float}
-FILE, UNIT = "information_flow.jsonl", "captions"
+FILE, UNIT = "information_flow.jsonl", "captions, of benchmarks pictures"
 SAME_SETTINGS = ("attending", "view")
 
 
@@ -101,12 +101,12 @@ def read_maps(rows: list[dict], path: str) -> tuple[np.ndarray, bool]:
 
 
 def describe(maps: np.ndarray, rows: list[dict], resamples: int, seed: int) -> dict:
-    """Numbers of the mean of `maps`, (items, rows, columns), with intervals over the captions of `rows`.
+    """Numbers of the mean of `maps`, (items, rows, columns), with intervals over the captions or pictures of `rows`.
 
-    Items of one canvas, or of one caption's canvases, are drawn together: they resemble each other.
+    Items of one picture, or of one caption's canvases, are drawn together: they resemble each other.
     """
     flat = np.hstack([maps.reshape(len(maps), -1), np.array([[100 * row["image_share"], 1.0] for row in rows])])
-    names = [caption_group(row["image"]) if "image" in row else str(place) for place, row in enumerate(rows)]
+    names = [drawn_with(row, place) for place, row in enumerate(rows)]
     units, unit_of = np.unique(names, return_inverse=True)
     by_unit = np.zeros((len(units), flat.shape[1]))
     np.add.at(by_unit, unit_of, flat)
@@ -118,6 +118,13 @@ def describe(maps: np.ndarray, rows: list[dict], resamples: int, seed: int) -> d
     numbers = shape_numbers(means) | {"image_share": sums[:, -2] / sums[:, -1]}
     found = {name: entry(values[0], *interval_of(name, values)) for name, values in numbers.items()}
     return found | {"thirds": [entry(values[0], *interval(values[1:])) for values in thirds.T]}
+
+
+def drawn_with(row: dict, place: int) -> str:
+    """What a row is drawn together with: its caption in the probe, its picture elsewhere, or itself."""
+    if "position" in row and "image" in row:
+        return caption_group(row["image"])
+    return str(row.get("image_sha256", row.get("image", place)))
 
 
 def interval_of(name: str, values: np.ndarray) -> tuple[float, float]:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from eval import probe
+from eval import crpe, hallusionbench, probe, scienceqa
 from eval.harness import Benchmark, Run, run
 from eval.items import picture_parts
 from models.errors import ArgumentParser, InputError, run_script
 
-BENCHMARKS = {"probe": probe.BENCHMARK}
+BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in (probe, scienceqa, crpe, hallusionbench)}
 TEXT, LAST_TOKEN = "text", "last_token"
 
 
@@ -34,6 +34,7 @@ def study(benchmark: Benchmark) -> Benchmark:
         measure=measure,
         outcome=("flow", "shape", "image_share"),
         settings=("attending", "view", "per_layer"),
+        afterwards=None,
         attention="sdpa",
     )
 

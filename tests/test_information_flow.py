@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from eval import information_flow, plots
-from eval.flow_report import describe, read_maps, shape_numbers
+from eval.flow_report import describe, drawn_with, read_maps, shape_numbers
 from eval.generate import prepare
 from eval.map_grid import lay
 from models import load_model
 from models.errors import InputError
 from models.tiny import FAMILIES
+from tests.benchmark_folders import crpe, hallusionbench, scienceqa
 from tests.probe_runs import read_rows, write_rows
 from tests.test_similarity import picture_of
 
@@ -192,7 +193,12 @@ def test_intervals_hold_captions_together_and_cover_the_truth():
         rng = np.random.default_rng(seed)
         captions = truth * np.exp(0.8 * rng.standard_normal((20, 6, 6)))
         scale = np.exp(0.5 * rng.standard_normal(20))
-        rows = [{"image": f"{c}_{k}.jpg", "image_share": 0.1 * scale[c]} for c in range(20) for k in range(9)]
+        shares = 0.1 * scale
+        rows = [
+            {"image": f"{c}_{k}.jpg", "position": "center", "image_share": shares[c]}
+            for c in range(20)
+            for k in range(9)
+        ]
         found = describe(captions.repeat(9, axis=0), rows, 200, seed)
         for name in wanted:
             held[name] += found[name]["low"] <= wanted[name] <= found[name]["high"]
@@ -231,6 +237,26 @@ def planted(path, maps) -> None:
         shape = list(np.shape(map_))
         rows.append({"id": number, "flow": encoded, "shape": shape, "image_share": float(np.sum(map_) / len(map_))})
     write_rows(path, rows)
+
+
+@pytest.mark.parametrize("layout", [scienceqa, crpe, hallusionbench], ids=lambda layout: layout.__name__)
+def test_other_benchmarks_prompts_are_measured(tiny_folders, tmp_path, capsys, layout):
+    answers = tmp_path / "flow.jsonl"
+    parts = ["--benchmark", layout.__name__, "--model_path", tiny_folders["gemma3"], "--answers_file", answers]
+    assert information_flow.main([str(part) for part in (*parts, *layout(tmp_path / "data"), "--num_workers", 0)]) == 0
+    rows = read_rows(answers)
+    assert len(rows) == {"scienceqa": 2, "crpe": 8, "hallusionbench": 6}[layout.__name__]
+    assert ("2 items without exactly one picture" in capsys.readouterr().out) == (layout is hallusionbench)
+    plots.main(["information_flow", "--results_file", str(answers), "--output_path", str(tmp_path / "f.png")])
+    assert "normalised entropy" in capsys.readouterr().out
+
+
+def test_items_of_one_picture_are_drawn_together():
+    """ScienceQA calls every picture image.png."""
+    rows = [{"image": f"{n}/image.png", "image_sha256": str(n)} for n in (1, 1, 2)]
+    assert [drawn_with(row, place) for place, row in enumerate(rows)] == ["1", "1", "2"]
+    assert drawn_with({"image": "7_3.jpg", "position": "center", "image_sha256": "x"}, 0) == "7"
+    assert drawn_with({}, 5) == "5"
 
 
 def test_report(tmp_path, capsys):
