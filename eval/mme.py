@@ -23,7 +23,7 @@ from models.errors import InputError, run_script
 
 PROMPTS = {
     "official": "the question as it is, which ends with a request for yes or no",
-    "llava": "that request replaced by one for a single word or phrase, as LLaVA and lmms-eval do",
+    "lmms": "that request replaced by one for a single word or phrase, as lmms-eval and LLaVA do",
 }
 REQUEST = "Please answer yes or no."
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -109,7 +109,7 @@ def folder_records(folder: Path) -> Iterator[tuple[str, dict, Path]]:
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     """One question about its picture."""
     text = item["question"]
-    if args.prompt == "llava":
+    if args.prompt == "lmms":
         text = text.replace(REQUEST, "").strip() + SHORT
     return user_turn([image_part(release(args), item["file"])], text)
 

@@ -34,7 +34,7 @@ def exact(row: dict, context: Context) -> Verdict:
     return Verdict(row["prediction"] or None, row["prediction"] == row["answer"])
 
 
-SCORERS = {"llava": scienceqa.official, "lmms": scienceqa.lmms, "exact letter": exact}
+SCORERS = {"LLaVA": scienceqa.official, "lmms": scienceqa.lmms, "exact letter": exact}
 
 
 def audit(benchmark: Benchmark, argv: list[str]) -> int:

@@ -9,9 +9,9 @@ cd "$(dirname "$0")/.."
 
 MODEL_PATH=${MODEL_PATH:-checkpoints/llava-1.5-7b-hf}
 BENCHMARKS=${BENCHMARKS:-scienceqa crpe hallusionbench}
-SCIENCEQA=${SCIENCEQA:-data/benchmarks/scienceqa}                  # llava_test_CQM-A.json and images/test/
-CRPE=${CRPE:-data/benchmarks/crpe}                                 # crpe_*.jsonl, abnormal_images/ and coco/val2017/
-HALLUSIONBENCH=${HALLUSIONBENCH:-data/benchmarks/hallusionbench}   # HallusionBench.json, VD/ and VS/
+SCIENCEQA=${SCIENCEQA:-playground/data/eval/scienceqa}                  # llava_test_CQM-A.json and images/test/
+CRPE=${CRPE:-playground/data/eval/crpe}                                 # crpe_*.jsonl, abnormal_images/ and coco/val2017/
+HALLUSIONBENCH=${HALLUSIONBENCH:-playground/data/eval/hallusionbench}   # HallusionBench.json, VD/ and VS/
 RESULTS=${RESULTS:-results}
 SCORER=${SCORER:-official}    # or lmms, vlmevalkit
 PARTIAL=${PARTIAL:-}          # --allow_partial: score runs that lack rows, and label them

@@ -184,7 +184,7 @@ def test_mme_reads_flat_and_nested_folders_and_the_papers_lines(tiny_folders, tm
     ]
     assert items[4]["file"] == "artwork/images/toy_dataset/10.jpg"
     assert parts[0] == [(70, 60), "Is color 10 warm? Please answer yes or no."]
-    _, asked = questions("mme", arguments, "--prompt", "llava")
+    _, asked = questions("mme", arguments, "--prompt", "lmms")
     assert asked[0][1] == "Is color 10 warm?\nAnswer the question using a single word or phrase."
     assert ask("mme", tiny_folders["llava"], tmp_path / "answers.jsonl", arguments) == 0
     lines = (tmp_path / "answers.jsonl.eval_tool" / "artwork.txt").read_text().splitlines()

@@ -101,7 +101,7 @@ def test_a_picture_that_the_processor_refuses_harms_no_other(talkative_folders, 
 
 
 def test_an_image_token_in_the_text_is_an_error_of_that_prompt_alone(talkative_folders, tmp_path):
-    """LLaVA's processors would give it the next prompt's picture."""
+    """LLaVA's processors give it the next prompt's picture, and then have none for the last."""
 
     def two_questions(args):
         return [{"number": number, "pictures": 1, "text": text} for number, text in enumerate(["a", "<image> b", "c"])]
