@@ -21,4 +21,4 @@ if [ "${INSTALL:-yes}" != no ] && ! python -c 'import torchvision' 2>/dev/null; 
     python -m pip uninstall --quiet --yes torchvision
 fi
 
-python -m pytest -n "$TEST_PROCESSES" tests/run_lmms_eval.py "$@"
+python -m pytest -n "$TEST_PROCESSES" --dist loadgroup tests/run_lmms_eval.py "$@"

@@ -25,6 +25,11 @@ SHIPPED = ROOT / "eval" / "lmms_eval_plugin" / "bapa_probe.yaml"
 FAMILIES = ("llava_next_mistral", "qwen2_5_vl")  # the tokens of a picture depend on its shape, or on its size
 LIMIT = 24  # longest reply where a task names none
 
+# Tests that share `single_run` belong into one process of pytest.
+by_family = pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=pytest.mark.xdist_group(family)) for family in FAMILIES]
+)
+
 # Question, its pictures, and the parts that the model must see: numbers are pictures.
 QUESTIONS = [
     ("Is it red?", [(56, 56)], [0, "Is it red?"]),
@@ -126,8 +131,8 @@ def replies_here(model_path, flag: str, questions: list[list[dict]], max_new_tok
         return [generate.reply_to(model, processor, max_new_tokens, batch)[0]["prediction"] for batch in batches]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flag", ["false", "true"])
+@by_family
 def test_any_task_gets_the_replies_of_this_repository(single_run, tiny_folders, tasks, family, flag):
     rows = read_rows(tasks / "pairs.jsonl")
     questions = []
@@ -146,8 +151,8 @@ def test_any_task_gets_the_replies_of_this_repository(single_run, tiny_folders, 
     assert found == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flag", ["false", "true"])
+@by_family
 def test_the_probe_gets_the_replies_of_eval_probe(single_run, tiny_folders, canvases, tmp_path, family, flag):
     answers = tmp_path / "answers.jsonl"
     options = ("--position_balance", flag, "--max_new_tokens", 128)
@@ -157,8 +162,8 @@ def test_the_probe_gets_the_replies_of_eval_probe(single_run, tiny_folders, canv
     assert {number: reply.strip() for number, reply in found.items()} == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flag", ["false", "true"])
+@by_family
 def test_the_numbers_are_those_of_eval_metrics(single_run, canvases, tmp_path, family, flag):
     output = single_run(family, flag)
     replies = samples(output, "bapa_probe_short")
@@ -178,12 +183,13 @@ def test_the_numbers_are_those_of_eval_metrics(single_run, canvases, tmp_path, f
     assert found["unreadable"] == pytest.approx(100 * run["unreadable"] / run["scored"], abs=1e-6)
 
 
-def test_the_flag_matters(single_run):
-    for family in FAMILIES:
-        off, on = (samples(single_run(family, flag), "bapa_probe") for flag in ("false", "true"))
-        assert off != on
+@by_family
+def test_the_flag_matters(single_run, family):
+    off, on = (samples(single_run(family, flag), "bapa_probe") for flag in ("false", "true"))
+    assert off != on
 
 
+@pytest.mark.xdist_group("qwen2_5_vl")
 def test_two_processes_give_what_one_gives(single_run, tiny_folders, tasks, canvases, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
     names = "bapa_probe,bapa_probe_short,lmms_pairs"  # five pairs: one process has more to do than the other
@@ -197,6 +203,7 @@ def test_two_processes_give_what_one_gives(single_run, tiny_folders, tasks, canv
         assert results(tmp_path, name) == results(alone, name)
 
 
+@pytest.mark.xdist_group("qwen2_5_vl")
 def test_plain_contexts_get_the_same_replies(single_run, tiny_folders, tasks, tmp_path):
     flags = ("--force_simple",)
     model = tiny_folders["qwen2_5_vl"]
