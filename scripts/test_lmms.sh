@@ -5,8 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-LMMS_VENV=${LMMS_VENV:-.venv-lmms}    # an active environment is left alone: lmms-eval's pins are not all ours
-TEST_PROCESSES=${TEST_PROCESSES:-2}   # that share the tests
+LMMS_VENV=${LMMS_VENV:-.venv-lmms}   # an active environment is left alone: lmms-eval's pins are not all ours
 export OMP_NUM_THREADS=1
 
 [ -f "$LMMS_VENV/bin/activate" ] || "${PYTHON:-python3}" -m venv "$LMMS_VENV"
@@ -18,7 +17,7 @@ install_requirements tests/requirements.txt
 install_requirements eval/lmms_eval_plugin/requirements.txt
 # The torchvision of PyPI cannot be loaded beside a torch without CUDA, and transformers would try to.
 if [ "${INSTALL:-yes}" != no ] && ! python -c 'import torchvision' 2>/dev/null; then
-    python -m pip uninstall --quiet --yes torchvision
+    python -m pip uninstall --quiet --quiet --yes torchvision
 fi
 
-python -m pytest -n "$TEST_PROCESSES" --dist loadgroup tests/run_lmms_eval.py "$@"
+python -m pytest tests/run_lmms_eval.py "$@"

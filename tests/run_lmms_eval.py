@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = ROOT / "tests" / "lmms_tasks"
 SHIPPED = ROOT / "eval" / "lmms_eval_plugin" / "bapa_probe.yaml"
 FAMILIES = ("llava_next_mistral", "qwen2_5_vl")  # the tokens of a picture depend on its shape, or on its size
+FLAGS = ("false", "true")
 LIMIT = 24  # longest reply where a task names none
-
-# Tests that share `single_run` belong into one process of pytest.
-by_family = pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=pytest.mark.xdist_group(family)) for family in FAMILIES]
-)
 
 # Question, its pictures, and the parts that the model must see: numbers are pictures.
 QUESTIONS = [
@@ -68,22 +66,26 @@ def canvases(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def single_run(tiny_folders, tasks, canvases, tmp_path_factory):
-    """(family, flag) -> what lmms-eval wrote for all tasks in one process; each is run once."""
-    made = {}
+    """(family, flag) -> what lmms-eval wrote for all tasks in one process. One after the other, beside the tests."""
 
-    def run(family: str, flag: str) -> Path:
-        if (family, flag) not in made:
-            output = tmp_path_factory.mktemp("output")
-            names = "bapa_probe,bapa_probe_short,lmms_pairs"
-            status, said = lmms_eval(tiny_folders[family], tasks, canvases, names, f"position_balance={flag}", output)
+    def run(family: str, flag: str) -> tuple[Path, int, str]:
+        output = tmp_path_factory.mktemp("output")
+        names = "bapa_probe,bapa_probe_short,lmms_pairs"
+        arguments = f"position_balance={flag}"
+        return output, *lmms_eval(tiny_folders[family], tasks, canvases, names, arguments, output)
+
+    with ThreadPoolExecutor(1) as thread:
+        runs = {case: thread.submit(run, *case) for case in product(FAMILIES, FLAGS)}
+
+        def outcome(family: str, flag: str) -> Path:
+            output, status, said = runs[family, flag].result()
             assert status == 0, said
             assert f"position_balance {flag}" in said
-            made[family, flag] = output
-        return made[family, flag]
+            return output
 
-    return run
+        yield outcome
 
 
 def lmms_eval(
@@ -131,87 +133,6 @@ def replies_here(model_path, flag: str, questions: list[list[dict]], max_new_tok
         return [generate.reply_to(model, processor, max_new_tokens, batch)[0]["prediction"] for batch in batches]
 
 
-@pytest.mark.parametrize("flag", ["false", "true"])
-@by_family
-def test_any_task_gets_the_replies_of_this_repository(single_run, tiny_folders, tasks, family, flag):
-    rows = read_rows(tasks / "pairs.jsonl")
-    questions = []
-    for row, (_, _, parts) in zip(rows, QUESTIONS, strict=True):
-        content = [
-            {"type": "text", "text": part}
-            if isinstance(part, str)
-            else {"type": "image", "path": tasks / row["pictures"][part]}
-            for part in parts
-        ]
-        questions.append([{"role": "user", "content": content}])
-    expected = replies_here(tiny_folders[family], flag, questions, LIMIT)
-    assert len(set(expected)) > 1
-    expected = {number: reply.partition("q")[0].strip() for number, reply in enumerate(expected)}
-    found = {number: reply.strip() for number, reply in samples(single_run(family, flag), "lmms_pairs").items()}
-    assert found == expected
-
-
-@pytest.mark.parametrize("flag", ["false", "true"])
-@by_family
-def test_the_probe_gets_the_replies_of_eval_probe(single_run, tiny_folders, canvases, tmp_path, family, flag):
-    answers = tmp_path / "answers.jsonl"
-    options = ("--position_balance", flag, "--max_new_tokens", 128)
-    assert run_here(tiny_folders[family], canvases, answers, *options) == 0
-    expected = {number: row["prediction"].strip() for number, row in enumerate(read_rows(answers))}
-    found = samples(single_run(family, flag), "bapa_probe")
-    assert {number: reply.strip() for number, reply in found.items()} == expected
-
-
-@pytest.mark.parametrize("flag", ["false", "true"])
-@by_family
-def test_the_numbers_are_those_of_eval_metrics(single_run, canvases, tmp_path, family, flag):
-    output = single_run(family, flag)
-    replies = samples(output, "bapa_probe_short")
-    assert set(replies.values()) >= {"Yes", "No"}
-    items = probe.load_items(argparse.Namespace(eval_file=canvases / "probe.jsonl", img_path=canvases / "images"))
-    answers, numbers = tmp_path / "answers.jsonl", tmp_path / "numbers.json"
-    write_rows(answers, [item | {"prediction": replies[number]} for number, item in enumerate(items)])
-    metrics.main(["--results_file", str(answers), "--output_json", str(numbers)])
-    (run,) = json.loads(numbers.read_text())["runs"]
-    found = results(output, "bapa_probe_short")
-    for name in ("accuracy", "balanced_accuracy", "mean", "variance", "std", "gap", "worst", "consistency", "flip"):
-        assert found[name] == run["numbers"][name]["value"], name
-        assert found[f"{name}_stderr"] > 0 or run["numbers"][name]["value"] in (0, 100), name
-    for cell in run["cells"]:
-        assert found[f"cell_{cell['position']}"] == cell["accuracy"]["value"]
-        assert found[f"cell_{cell['position']}_stderr"] is not None
-    assert found["unreadable"] == pytest.approx(100 * run["unreadable"] / run["scored"], abs=1e-6)
-
-
-@by_family
-def test_the_flag_matters(single_run, family):
-    off, on = (samples(single_run(family, flag), "bapa_probe") for flag in ("false", "true"))
-    assert off != on
-
-
-@pytest.mark.xdist_group("qwen2_5_vl")
-def test_two_processes_give_what_one_gives(single_run, tiny_folders, tasks, canvases, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
-    names = "bapa_probe,bapa_probe_short,lmms_pairs"  # five pairs: one process has more to do than the other
-    status, said = lmms_eval(
-        tiny_folders["qwen2_5_vl"], tasks, canvases, names, "position_balance=true", tmp_path, launcher, batch_size=3
-    )
-    assert status == 0, said
-    alone = single_run("qwen2_5_vl", "true")
-    for name in names.split(","):
-        assert samples(tmp_path, name) == samples(alone, name)
-        assert results(tmp_path, name) == results(alone, name)
-
-
-@pytest.mark.xdist_group("qwen2_5_vl")
-def test_plain_contexts_get_the_same_replies(single_run, tiny_folders, tasks, tmp_path):
-    flags = ("--force_simple",)
-    model = tiny_folders["qwen2_5_vl"]
-    status, said = lmms_eval(model, tasks, None, "lmms_pairs", "position_balance=true", tmp_path, flags=flags)
-    assert status == 0, said
-    assert samples(tmp_path, "lmms_pairs") == samples(single_run("qwen2_5_vl", "true"), "lmms_pairs")
-
-
 @pytest.mark.parametrize(
     ("names", "arguments", "status", "message"),
     [
@@ -239,3 +160,82 @@ def test_a_canvas_that_cannot_be_read_ends_the_run(tiny_folders, tasks, canvases
     assert status == 2, said
     assert "000001_4.jpg: cannot identify image file" in said
     assert not list(output.rglob("*_results.json"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_any_task_gets_the_replies_of_this_repository(single_run, tiny_folders, tasks, family, flag):
+    rows = read_rows(tasks / "pairs.jsonl")
+    questions = []
+    for row, (_, _, parts) in zip(rows, QUESTIONS, strict=True):
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "path": tasks / row["pictures"][part]}
+            for part in parts
+        ]
+        questions.append([{"role": "user", "content": content}])
+    expected = replies_here(tiny_folders[family], flag, questions, LIMIT)
+    assert len(set(expected)) > 1
+    expected = {number: reply.partition("q")[0].strip() for number, reply in enumerate(expected)}
+    found = {number: reply.strip() for number, reply in samples(single_run(family, flag), "lmms_pairs").items()}
+    assert found == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_the_probe_gets_the_replies_of_eval_probe(single_run, tiny_folders, canvases, tmp_path, family, flag):
+    answers = tmp_path / "answers.jsonl"
+    options = ("--position_balance", flag, "--max_new_tokens", 128)
+    assert run_here(tiny_folders[family], canvases, answers, *options) == 0
+    expected = {number: row["prediction"].strip() for number, row in enumerate(read_rows(answers))}
+    found = samples(single_run(family, flag), "bapa_probe")
+    assert {number: reply.strip() for number, reply in found.items()} == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_the_numbers_are_those_of_eval_metrics(single_run, canvases, tmp_path, family, flag):
+    output = single_run(family, flag)
+    replies = samples(output, "bapa_probe_short")
+    assert set(replies.values()) >= {"Yes", "No"}
+    items = probe.load_items(argparse.Namespace(eval_file=canvases / "probe.jsonl", img_path=canvases / "images"))
+    answers, numbers = tmp_path / "answers.jsonl", tmp_path / "numbers.json"
+    write_rows(answers, [item | {"prediction": replies[number]} for number, item in enumerate(items)])
+    metrics.main(["--results_file", str(answers), "--output_json", str(numbers)])
+    (run,) = json.loads(numbers.read_text())["runs"]
+    found = results(output, "bapa_probe_short")
+    for name in ("accuracy", "balanced_accuracy", "mean", "variance", "std", "gap", "worst", "consistency", "flip"):
+        assert found[name] == run["numbers"][name]["value"], name
+        assert found[f"{name}_stderr"] > 0 or run["numbers"][name]["value"] in (0, 100), name
+    for cell in run["cells"]:
+        assert found[f"cell_{cell['position']}"] == cell["accuracy"]["value"]
+        assert found[f"cell_{cell['position']}_stderr"] is not None
+    assert found["unreadable"] == pytest.approx(100 * run["unreadable"] / run["scored"], abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_flag_matters(single_run, family):
+    off, on = (samples(single_run(family, flag), "bapa_probe") for flag in FLAGS)
+    assert off != on
+
+
+def test_two_processes_give_what_one_gives(single_run, tiny_folders, tasks, canvases, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    names = "bapa_probe,bapa_probe_short,lmms_pairs"  # five pairs: one process has more to do than the other
+    status, said = lmms_eval(
+        tiny_folders["qwen2_5_vl"], tasks, canvases, names, "position_balance=true", tmp_path, launcher, batch_size=3
+    )
+    assert status == 0, said
+    alone = single_run("qwen2_5_vl", "true")
+    for name in names.split(","):
+        assert samples(tmp_path, name) == samples(alone, name)
+        assert results(tmp_path, name) == results(alone, name)
+
+
+def test_plain_contexts_get_the_same_replies(single_run, tiny_folders, tasks, tmp_path):
+    flags = ("--force_simple",)
+    model = tiny_folders["qwen2_5_vl"]
+    status, said = lmms_eval(model, tasks, None, "lmms_pairs", "position_balance=true", tmp_path, flags=flags)
+    assert status == 0, said
+    assert samples(tmp_path, "lmms_pairs") == samples(single_run("qwen2_5_vl", "true"), "lmms_pairs")

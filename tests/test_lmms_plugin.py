@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import ImageFile
 
 from eval import metrics
 from eval.items import open_picture, prompt_length
@@ -64,6 +65,7 @@ def test_arguments_as_lmms_eval_parses_them():
     assert (settings.position_balance, settings.batch_size, settings.max_new_tokens) == (None, 1, 128)
     assert read_arguments({"pretrained": "x", "batch_size": "auto"}).batch_size is None
     assert set(vars(settings)) == set(ARGUMENTS)
+    assert read_arguments({"pretrained": "x", "device": None}) == settings
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,16 @@ def test_the_task_asks_what_eval_probe_asks(canvases):
         assert probe_task.question(doc) == probe_task.PROMPT.format(caption=row["caption"])
     (opened,) = probe_task.canvas(docs[5])
     assert np.array_equal(opened, open_picture({"path": canvases / "images" / rows[5]["image"]})[0])
+
+
+def test_a_truncated_canvas_is_refused(canvases, monkeypatch):
+    """Also where Pillow was told to fill such files up, as lmms-eval does."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    file = canvases / "images" / "000000_0.jpg"
+    file.write_bytes(file.read_bytes()[:1500])
+    with pytest.raises(InputError, match="images: 000000_0.jpg: .*truncated"):
+        probe_task.canvas({"image": file.name})
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("kept", [54, 40])

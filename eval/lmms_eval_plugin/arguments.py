@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, tuple[Callable[[str], Any], Any]] = {
 
 
 def read_arguments(given: dict[str, Any]) -> argparse.Namespace:
-    """All of ARGUMENTS, from those given, as lmms-eval has parsed them (`true` to True, `8` to 8).
+    """All of ARGUMENTS, from those given, as lmms-eval has parsed them (`true` to True, `8` to 8); None: not given.
 
     `max_new_tokens` is for tasks that name none. Raises InputError for an unknown name, a bad value, or no
     `pretrained`.
@@ -44,6 +44,8 @@ def read_arguments(given: dict[str, Any]) -> argparse.Namespace:
             near = difflib.get_close_matches(name, ARGUMENTS, 1)
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(ARGUMENTS)}"
             raise InputError(f"--model_args {name}: model bapa takes no such argument; {advice}")
+        if value is None:
+            continue
         read, _ = ARGUMENTS[name]
         try:
             settings[name] = read(str(value))

@@ -59,7 +59,7 @@ class Bapa(lmms):
         """What lmms-eval calls: --model_args, and its own flags --batch_size and --device, which those override."""
         with loud():
             flags = {name: value for name, value in (additional_config or {}).items() if value is not None}
-            return cls(**flags | simple_parse_args_string(arg_string))
+            return cls(**(flags | simple_parse_args_string(arg_string)))
 
     @property
     def device(self):
@@ -119,7 +119,7 @@ class Bapa(lmms):
     def _settings(self, request: Instance) -> ReplySettings:
         settings = reply_settings(request.task_name, self._generation_kwargs(request), self._max_new_tokens)
         news = (request.task_name, settings.unused)
-        if settings.unused and news not in self._warned:
+        if self.rank == 0 and settings.unused and news not in self._warned:
             self._warned.add(news)
             logger.warning(f"bapa: task {news[0]}: generation_kwargs {', '.join(settings.unused)} have no effect")
         return settings

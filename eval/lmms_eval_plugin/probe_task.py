@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data.grid import cell_names
 from eval.answers import read_yes_no
@@ -56,10 +56,14 @@ def load_probe(_: Dataset) -> Dataset:
 
 def canvas(doc: dict) -> list[Image.Image]:
     """The pictures of a question: one."""
+    # lmms-eval lets Pillow fill up truncated files with grey.
+    tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         return [open_picture({"type": "image", "path": _folder() / "images" / doc["image"]})[0]]
     except PictureError as error:
         raise InputError(f"{_folder() / 'images'}: {error}") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def question(doc: dict) -> str:
