@@ -7,6 +7,7 @@ from pathlib import Path
 from models.errors import ArgumentParser, true_or_false
 
 ANSWERS = "answers.jsonl"
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 def build_parser(
@@ -52,14 +53,14 @@ def build_parser(
     for bound in ("min", "max"):
         add(
             f"--{bound}_pixels",
-            type=_count,
+            type=count,
             metavar="N",
             help=f"{bound}imum of pixels that pictures are scaled to, of models that take any size (default: the "
             "checkpoint's)",
         )
     add(
         "--batch_size",
-        type=_auto_or_count,
+        type=auto_or_count,
         default=None,
         metavar="auto|N",
         help="prompts, in perception covered pictures, at a time (default: auto: 8, on a GPU 32, halved when its "
@@ -68,19 +69,19 @@ def build_parser(
     if max_new_tokens is not None:
         add(
             "--max_new_tokens",
-            type=_count,
+            type=count,
             default=max_new_tokens,
             help="longest reply, in tokens (default: %(default)s)",
         )
     add(
         "--dtype",
-        choices=("auto", "bfloat16", "float16", "float32"),
+        choices=DTYPES,
         default="auto",
         help="of weights and arithmetic (default: auto: on the CPU float32, else as the checkpoint says)",
     )
     add(
         "--device",
-        type=_device,
+        type=device_name,
         default="auto",
         metavar="auto|cpu|cuda|cuda:N|mps",
         help="where the model runs (default: auto: a GPU if there is one; process r takes GPU r)",
@@ -89,7 +90,7 @@ def build_parser(
         "--attn_implementation",
         help="sdpa, eager, flash_attention_2, ... (default: the checkpoint's, else sdpa)",
     )
-    add("--limit", type=_count, help="ask only the first N items (default: all)")
+    add("--limit", type=count, help="ask only the first N items (default: all)")
     add(
         "--overwrite",
         action="store_true",
@@ -97,27 +98,31 @@ def build_parser(
     )
     add(
         "--num_workers",
-        type=_count_or_zero,
+        type=count_or_zero,
         help="processes that open pictures beside the model; 0: none (default: the free cores, at most 4)",
     )
     return parser
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """argparse's `type` of a number of things, at least one; like its neighbours, it raises ArgumentTypeError."""
     if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
-def _count_or_zero(text: str) -> int:
-    return 0 if text == "0" else _count(text)
+def count_or_zero(text: str) -> int:
+    """The same, or 0."""
+    return 0 if text == "0" else count(text)
 
 
-def _auto_or_count(text: str) -> int | None:
-    return None if text == "auto" else _count(text)
+def auto_or_count(text: str) -> int | None:
+    """The same, or None for `auto`."""
+    return None if text == "auto" else count(text)
 
 
-def _device(text: str) -> str:
+def device_name(text: str) -> str:
+    """One of auto, cpu, cuda, cuda:N and mps."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
     return text

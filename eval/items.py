@@ -22,10 +22,14 @@ def picture_parts(messages: list[dict]) -> list[dict]:
 def open_picture(part: dict) -> tuple[Image.Image, str]:
     """The picture of an image part, upright and RGB as transformers loads it, and the hash of its bytes as stored.
 
-    The part has `path`, a file, or `image`, a function that gives such a file's bytes. The hash is the first 16
-    hexadecimal digits of the SHA-256. Raises PictureError for a picture that is missing or cannot be decoded.
+    The part has `path`, a file; or `image`, a function that gives such a file's bytes; or `picture`, one of Pillow's
+    that is open already: it is taken as it is, in RGB, and hashed by its pixels. The hash is the first 16 hexadecimal
+    digits of the SHA-256. Raises PictureError for a picture that is missing or cannot be decoded.
     """
     try:
+        if "picture" in part:
+            picture = part["picture"].convert("RGB")
+            return picture, _hash(picture.tobytes())
         stored = _stored(part)
         with Image.open(io.BytesIO(stored)) as image:
             return ImageOps.exif_transpose(image).convert("RGB"), _hash(stored)
@@ -59,12 +63,14 @@ def longest_first(messages: list[list[dict]]) -> list[int]:
     Length is the number of pictures, then their pixels, then the characters of text; ties keep their order.
     """
     with ThreadPoolExecutor(8) as threads:
-        pixels = list(threads.map(lambda prompt: sum(map(_pixels, picture_parts(prompt))), messages))
-    lengths = [
-        (len(picture_parts(prompt)), size, len(json.dumps(without_pictures(prompt))))
-        for prompt, size in zip(messages, pixels, strict=True)
-    ]
+        lengths = list(threads.map(prompt_length, messages))
     return sorted(range(len(messages)), key=lambda index: lengths[index], reverse=True)
+
+
+def prompt_length(messages: list[dict]) -> tuple[int, int, int]:
+    """What `longest_first` sorts a prompt by."""
+    pictures = picture_parts(messages)
+    return len(pictures), sum(map(_pixels, pictures)), len(json.dumps(without_pictures(messages)))
 
 
 def without_pictures(messages: list[dict]) -> list[dict]:
@@ -95,6 +101,8 @@ def _source(part: dict) -> Path | io.BytesIO:
 
 def _pixels(part: dict) -> int:
     """Pixels by the file's header; 0 for a broken file, which is reported when it is opened."""
+    if "picture" in part:
+        return part["picture"].width * part["picture"].height
     try:
         with Image.open(_source(part)) as image:
             return image.width * image.height

@@ -1,7 +1,7 @@
 """An answers file of the spatial probe: read, checked, and turned into arrays."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -45,8 +45,15 @@ def read_answers(path: str, read_reply: Callable[[str], str | None]) -> Answers:
     Raises InputError naming file and line for a missing or wrong field, an unknown position, positions of two
     grids, a doubled item, or two positives of one caption in one cell; and if no row is left to score.
     """
+    return collect_answers(path, numbered_json_lines(path), read_reply)
+
+
+def collect_answers(
+    path: str, numbered_rows: Iterable[tuple[int, dict]], read_reply: Callable[[str], str | None]
+) -> Answers:
+    """The same of rows that are at hand, each with its line number in the file `path`."""
     replies, errors, lines, positives, positions = {}, {}, {}, {}, set()
-    for number, row in numbered_json_lines(path):
+    for number, row in numbered_rows:
         where = f"{path}, line {number}"
         item, group = _item(row, where)
         if item in lines:
