@@ -64,8 +64,8 @@ def probe_heatmaps(panels: Sequence[Panel], path: str | os.PathLike, scaled_with
     """Draw heat maps of a grid's cells side by side and write them to `path` (atomically).
 
     Panels of one colour scale stand together, diverging ones last. `scaled_with` are panels of other pictures, whose
-    scales these share. A PNG is PANEL_WIDTH * len(panels) by PANEL_HEIGHT inches at DPI. Raises InputError for a suffix other than png, pdf and svg,
-    and for a path that cannot be written.
+    scales these share. A PNG is PANEL_WIDTH * len(panels) by PANEL_HEIGHT inches at DPI. Raises InputError for a suffix
+    other than png, pdf and svg, and for a path that cannot be written.
     """
     check_suffix(path)
     with _our_style():

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from data.files import numbered_json_lines
 from data.grid import cell_names
-from eval.items import PictureError, hash_pictures
+from eval.items import hash_pictures
 from eval.probe_answers import Answers, caption_group
 from eval.reporting.parts import Example
 from eval.reporting.pictures import canvas_picture
@@ -39,9 +39,7 @@ def changed_examples(
     answers: tuple[Answers, Answers], labels: list[str], many: int, canvases: Canvases
 ) -> tuple[list[Example], str]:
     """At most `many` examples, as many that became wrong as became right where there are; and what they are of."""
-    first, second = (
-        {item: reply for item, (_, reply) in one.replies.items()} for one in answers
-    )
+    first, second = ({item: reply for item, (_, reply) in one.replies.items()} for one in answers)
     lost = [item for item in first if first[item] == item[2] != second[item]]
     won = [item for item in first if second[item] == item[2] != first[item]]
     chosen = _spread(lost, many - min(len(won), many // 2)) + _spread(won, many - min(len(lost), many - many // 2))

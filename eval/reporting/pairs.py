@@ -91,9 +91,7 @@ def model_names(groups: list[list[Comparison]]) -> list[str]:
     """What to call the checkpoints of each group: names of folders, with all of the path where two groups share one."""
     paths = [list(dict.fromkeys(run.manifest["model_path"] for one in group for run in one.runs)) for group in groups]
     names = [" and ".join(dict.fromkeys(Path(path).name for path in group)) for group in paths]
-    return [
-        name if names.count(name) == 1 else " and ".join(group) for name, group in zip(names, paths, strict=True)
-    ]
+    return [name if names.count(name) == 1 else " and ".join(group) for name, group in zip(names, paths, strict=True)]
 
 
 def _only_two(runs: list[RunFile], key: Callable[[RunFile], Hashable]) -> list[tuple[RunFile, RunFile]]:

@@ -34,8 +34,7 @@ def probe_section(
     comparison = compare(*runs) if len(runs) == 2 else None
     summaries = [run.summary for run in runs]
     maps = panels(summaries, comparison)
-    counts, *_, notes = report(summaries, comparison).split("\n\n")
-    notes = [*counts.splitlines(), *notes.splitlines()]
+    notes = report(summaries, comparison).split("\n\n")[0].splitlines()  # the counts; the rest is in the tables
     if settings.bootstrap:
         notes.append(
             f"In brackets: 95% bootstrap intervals, {settings.bootstrap} resamples of captions, seed {settings.seed}; "
@@ -46,14 +45,14 @@ def probe_section(
     examples, examples_text = [], ""
     if comparison and settings.examples:
         examples, examples_text = changed_examples(tuple(answers), one.labels, settings.examples, canvases)
-    verdict = judge(name, summaries, comparison, warnings_of(one))
+    verdict = judge(name, summaries, comparison, bool(one.partial), warnings_of(one))
     first = summaries[0]
     section = Section(
         title="Spatial probe",
         about=f"{first['captions']} captions, {first['items']} questions, {answers[0].grid} × {answers[0].grid} cells",
         warnings=verdict.caveats,
         small_pictures=heatmap_pictures(maps, [_alt(panel) for panel in maps]),
-        tables=_tables(summaries, comparison),
+        tables=[*_number_tables(summaries, comparison), *_test_tables(summaries, comparison)],
         notes=list(map(with_minus, notes)),
         examples=examples,
         examples_text=examples_text,
@@ -65,7 +64,9 @@ def warnings_of(one: Comparison) -> list[str]:
     """What must be known of two runs before their numbers are read."""
     found = [f"Partial: {words}." for words in one.partial]
     if len(one.runs) == 2 and not one.same_weights:
-        paths = ", ".join(f"{label}: {run.manifest['model_path']}" for label, run in zip(one.labels, one.runs, strict=True))
+        paths = ", ".join(
+            f"{label}: {run.manifest['model_path']}" for label, run in zip(one.labels, one.runs, strict=True)
+        )
         found.append(f"Two checkpoints ({paths}): all that tells them apart is in the difference, not the flag alone.")
     if one.differing:
         found.append(f"The runs differ in more than the flag: {one.differing}.")
@@ -75,10 +76,11 @@ def warnings_of(one: Comparison) -> list[str]:
 def check_same_pictures(paths: list[str]) -> None:
     """Raise InputError if two runs were shown other pictures under the same names (errors have none)."""
     first, second = (
-        {row["image"]: row["image_sha256"] for _, row in iter_json_lines(path) if "image_sha256" in row}
+        {(row["image"], row["image_sha256"]) for _, row in iter_json_lines(path) if "image_sha256" in row}
         for path in paths
     )
-    differing = [image for image in first if second.get(image, first[image]) != first[image]]
+    shown = {image for image, _ in first}
+    differing = sorted(image for image, _ in second - first if image in shown)
     if differing:
         raise InputError(
             f"{paths[0]} and {paths[1]}: the same questions about {len(differing)} different pictures (first: "
@@ -86,7 +88,7 @@ def check_same_pictures(paths: list[str]) -> None:
         )
 
 
-def _tables(summaries: list[dict], comparison: dict | None) -> list[Table]:
+def _number_tables(summaries: list[dict], comparison: dict | None) -> list[Table]:
     columns = [*summaries, *([comparison] if comparison else [])]
     head = [*(summary["label"] for summary in summaries), *(["difference"] if comparison else [])]
     entries = [[title, [column["numbers"][name] for column in columns]] for name, title in TITLES.items()]
@@ -100,13 +102,33 @@ def _tables(summaries: list[dict], comparison: dict | None) -> list[Table]:
     return tables
 
 
+def _test_tables(summaries: list[dict], comparison: dict | None) -> list[Table]:
+    """Spreads against those of shuffled positions, and McNemar's tests."""
+    rows = [["", "found", "shuffled, mean", "shuffled, 95% below", "p"]]
+    for summary in summaries:
+        for name, null in summary["null"].items():
+            if null:
+                numbers = (summary["numbers"][name]["value"], null["mean"], null["p95"])
+                title = f"{summary['label']}: {name} over cells"
+                rows.append([title, *(f"{number:.2f}" for number in numbers), f"{null['p']:.3g}"])
+    tables = [Table("Spread over cells, tested against shuffled positions", rows)] if len(rows) > 1 else []
+    if comparison:
+        first, second = (summary["label"] for summary in summaries)
+        rows = [["questions", f"right with {first} alone", f"right with {second} alone", "p"]]
+        for name, test in comparison["mcnemar"].items():
+            counts = (test["only_first_correct"], test["only_second_correct"])
+            rows.append([name, *map(str, counts), f"{test['p']:.3g}"])
+        tables.append(Table("McNemar\N{RIGHT SINGLE QUOTATION MARK}s test (rows taken as independent)", rows))
+    return tables
+
+
 def _rows(head: list[str], entries: list, runs: int) -> list[list[str]]:
     """Rows of text, without those that have no number."""
     found = [head]
     for title, numbers in entries:
         if any(number["value"] is not None for number in numbers):
             shown = [with_minus(show_entry(number, signed=place >= runs)) for place, number in enumerate(numbers)]
-            found.append([title, *shown])
+            found.append([title.replace("^2", "²"), *shown])
     return found
 
 

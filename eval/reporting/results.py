@@ -58,7 +58,10 @@ class RunFile:
     def weights(self) -> tuple:
         """What tells a checkpoint from others, but for config.json, in which users edit the flag."""
         files = self.manifest.get("model_files") or {}
-        files = {**files, **{f"tower/{name}": value for name, value in (self.manifest.get("tower_files") or {}).items()}}
+        files = {
+            **files,
+            **{f"tower/{name}": value for name, value in (self.manifest.get("tower_files") or {}).items()},
+        }
         kept = tuple(sorted((name, value) for name, value in files.items() if Path(name).name != "config.json"))
         return kept or (self.manifest["model_path"], self.manifest.get("model_revision"))
 

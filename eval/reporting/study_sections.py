@@ -1,7 +1,6 @@
 """Perception, similarity, information flow, positions alone and benchmarks on the page."""
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from eval.heatmaps import save
 from eval.map_figure import map_figure
 from eval.plots import STUDIES, check_same_study
 from eval.reporting.pairs import Comparison
-from eval.reporting.parts import Picture, Section, Table, with_minus
+from eval.reporting.parts import Section, Table, with_minus
 from eval.reporting.pictures import drawn, heatmap_pictures
 from eval.reporting.probe_section import warnings_of
 from eval.reporting.results import FLOW, PERCEPTION, SIMILARITY
@@ -63,7 +62,9 @@ def _similarity(one: Comparison, asked: argparse.Namespace) -> Section:
         for name in filter(run.__contains__, similarity_report.SCALES):
             cells = [cell["value"] for cell in run[name]["cells"] if cell["value"] is not None]
             ends = [run[name]["spread"], min(cells), max(cells)]
-            rows.append([f"{run['label']}: {name}", show_entry(run[name], signed=False), *(f"{end:.2f}" for end in ends)])
+            rows.append(
+                [f"{run['label']}: {name}", show_entry(run[name], signed=False), *(f"{end:.2f}" for end in ends)]
+            )
     table = Table("Cosines in hundredths; readout in percent of captions", _minus(rows))
     return _section(one, text, small_pictures=heatmap_pictures(panels, alts), tables=[table])
 

@@ -1,12 +1,31 @@
 """What two runs of the probe show, in one sentence that says no more than its intervals do."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from eval.entries import show_entry
 from eval.reporting.parts import with_minus
 
 MANY = 5.0  # percent of replies that cannot be read; from here on the reader is told
 CHANCE = 50.0  # percent, balanced accuracy of who guesses or always says the same
+MEASURES = {"balanced_accuracy": "balanced accuracy", "mean": "mean over cells"}
+# By the side of zero on which all of the interval lies; 0: on both.
+EVENNESS = {
+    -1: ("more even", "With BaPA {} answers more evenly over positions"),
+    1: ("less even", "With BaPA {} answers less evenly over positions"),
+    0: ("not told apart", "With BaPA and without, {} is not told apart in how evenly it answers over positions"),
+}
+CHANGE = {  # by the sides of the variance and of the accuracy
+    (-1, -1): ", at a cost of accuracy",
+    (-1, 0): "; its accuracy is not told apart",
+    (-1, 1): ", and more accurately",
+    (0, -1): "; it is less accurate",
+    (0, 0): ", nor in accuracy",
+    (0, 1): "; it is more accurate",
+    (1, -1): ", and less accurately",
+    (1, 0): "; its accuracy is not told apart",
+    (1, 1): ", yet more accurately",
+}
 
 
 @dataclass(frozen=True)
@@ -18,53 +37,54 @@ class Verdict:
     caveats: list[str]
 
 
-def judge(name: str, summaries: list[dict], comparison: dict | None, caveats: list[str]) -> Verdict:
-    """The verdict on the runs of a model called `name`, from what eval/metrics.py finds; `caveats` are added to."""
+def judge(
+    name: str, summaries: list[dict], comparison: dict | None, partial: bool = False, caveats: Sequence[str] = ()
+) -> Verdict:
+    """The verdict on the runs of a model called `name`, from what eval/metrics.py finds; `caveats` are added to.
+
+    `partial`: a run was cut short; so it is, too, if questions have errors instead of replies.
+    """
     caveats = [*caveats, *(caveat for summary in summaries for caveat in _caveats(summary))]
+    partial = partial or any(summary["errors"] or summary["left_out"] for summary in summaries)
+    found = _judge(name, summaries, comparison, caveats)
+    return replace(found, short=f"partial: {found.short}") if partial else found
+
+
+def _judge(name: str, summaries: list[dict], comparison: dict | None, caveats: list[str]) -> Verdict:
     if comparison is None:
         return Verdict("one run", _alone(name, summaries[0]), caveats)
     guessing = [summary for summary in summaries if not _above_chance(summary)]
     if guessing:
-        runs = " and ".join(_with_number(summary["label"], summary, "balanced_accuracy", "%") for summary in guessing)
+        entries = [(summary["label"], summary["numbers"]["balanced_accuracy"]) for summary in guessing]
+        runs = " and ".join(f"{label} ({show_entry(entry, signed=False)} %)" for label, entry in entries)
         sentence = (
-            f"{name}: nothing is shown about evenness, since {runs} cannot be told from guessing (balanced accuracy "
-            f"{CHANCE:.0f} %), and who guesses is even."
+            f"{name}: nothing is shown about evenness, since the balanced accuracy of {runs} is not told apart from "
+            f"guessing ({CHANCE:.0f} %), and who guesses is even."
         )
         return Verdict("nothing shown", sentence, caveats)
     variance = comparison["numbers"]["variance"]
     if variance["value"] is None:
         return Verdict("nothing shown", f"{name}: no question about a caption on the canvas was scored.", caveats)
     measure = "balanced_accuracy" if summaries[0]["negatives"] else "mean"
-    accuracy, measured = comparison["numbers"][measure], f"{measure.replace('_', ' ')} {{}} points"
-    if measure == "mean":
-        measured = "mean over cells {} points"
+    accuracy, on_canvas = comparison["numbers"][measure], comparison["numbers"]["mean"]
+    spread = f"variance over cells {_shown(variance)} %²"
+    cost = f"{MEASURES[measure]} {_shown(accuracy)} points"
     if variance["low"] is None or accuracy["low"] is None:
-        sentence = (
-            f"{name}: with BaPA the variance over cells changes by {_shown(variance)} %² and {measured}, without an "
-            "interval, so that nothing is told apart from noise."
-        )
-        return Verdict("no interval", with_minus(sentence.format(_shown(accuracy))), caveats)
-    short, even = {
-        -1: ("more even", "With BaPA {} answers more evenly over positions"),
-        1: ("less even", "With BaPA {} answers less evenly over positions"),
-        0: ("not told apart", "With BaPA and without, {} is not told apart in how evenly it answers over positions"),
-    }[_side(variance)]
-    at_cost = {
-        -1: ", at a cost of accuracy" if short == "more even" else ", and less accurately",
-        1: ", and more accurately",
-        0: "; a difference in accuracy is not told apart from noise"
-        if short != "not told apart"
-        else ", nor in accuracy",
-    }[_side(accuracy)]
-    changes = f"variance over cells {_shown(variance)} %²", f"{measured.format(_shown(accuracy))}"
-    sentence = f"{even.format(name)} ({changes[0]}){at_cost} ({changes[1]})."
-    return Verdict(short, sentence, caveats)
+        sentence = f"{name}: with BaPA {spread}, {cost}, without an interval: nothing is told apart from noise."
+        return Verdict("no interval", sentence, caveats)
+    if _side(on_canvas) != _side(accuracy):
+        caveats.append(f"Of captions that are on the canvas alone: mean over cells {_shown(on_canvas)} points.")
+    evenness, change = _side(variance), _side(accuracy)
+    short, words = EVENNESS[evenness]
+    return Verdict(short, f"{words.format(name)} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
 
 
 def _alone(name: str, summary: dict) -> str:
-    variance = _with_number("its variance over cells is", summary, "variance", "%²")
-    mean = _with_number("mean over cells", summary, "mean", "%")
-    return f"{name}: only {summary['label']} was measured, so nothing is compared; {variance}, {mean}."
+    variance, mean = (show_entry(summary["numbers"][number], signed=False) for number in ("variance", "mean"))
+    return (
+        f"{name}: only {summary['label']} was measured, so nothing is compared (variance over cells {variance} %², "
+        f"mean over cells {mean} %)."
+    )
 
 
 def _caveats(summary: dict) -> list[str]:
@@ -75,7 +95,9 @@ def _caveats(summary: dict) -> list[str]:
     if share >= MANY:
         caveats.append(f"{label}: {share:.0f} % of the replies cannot be read; they count as wrong.")
     if summary["errors"]:
-        caveats.append(f"{label}: partial, {summary['errors']} questions have an error instead of a reply.")
+        caveats.append(f"Partial: {label}: {summary['errors']} questions have an error instead of a reply.")
+    if summary["left_out"]:
+        caveats.append(f"Partial: {label}: {summary['left_out']} replies left out, errors in the other run.")
     return caveats
 
 
@@ -88,15 +110,10 @@ def _above_chance(summary: dict) -> bool:
 
 
 def _side(entry: dict) -> int:
-    """-1 or 1 if all of the interval lies below or above zero, else 0."""
+    """-1 or 1 if all of the interval lies below or above zero, else 0, also where there is none."""
+    if entry["low"] is None:
+        return 0
     return (entry["low"] > 0) - (entry["high"] < 0)
-
-
-def _with_number(words: str, summary: dict, name: str, unit: str) -> str:
-    entry = summary["numbers"][name]
-    return with_minus(f"{words} ({show_entry(entry, signed=False)} {unit})") if words[-3:] != " is" else with_minus(
-        f"{words} {show_entry(entry, signed=False)} {unit}"
-    )
 
 
 def _shown(entry: dict) -> str:
