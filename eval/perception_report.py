@@ -87,8 +87,8 @@ def figure(drawn: list[tuple[str, np.ndarray]]) -> Figure:
     side = round(len(drawn[0][1]) ** 0.5)
     whole = Figure(figsize=(4.4 * len(drawn), 5.2), facecolor="white", layout="constrained")
     norm = Normalize(0, max(maps.max() for _, maps in drawn) or 1)
-    above, below = whole.subfigures(2, 1, height_ratios=(12, 1))
-    parts = above.subfigures(1, len(drawn), squeeze=False)[0]
+    above, below = whole.subfigures(2, 1, height_ratios=(8, 1))
+    parts = above.subfigures(1, len(drawn), wspace=0.06, squeeze=False)[0]
     for part, (label, maps) in zip(parts, drawn, strict=True):
         part.suptitle(label, fontsize=12, weight="bold", color=INK)
         axes = part.subplots(side, side, squeeze=False).ravel()

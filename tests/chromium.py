@@ -51,7 +51,6 @@ class Page:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             assert time.monotonic() < deadline, "the page never finished loading"
             self.events.append(self._next())
-        self.evaluate("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode() }))")
 
     def evaluate(self, expression: str):
         """The value of JavaScript run by the tool, not by the page."""

@@ -63,6 +63,8 @@ def canvas_picture(stored: bytes, alt: str) -> Picture:
 
 def _dark_rules() -> str:
     rules = ['#patch_1 path, [id^="axes"] > [id^="patch"] > path[style^="fill: #ffffff"] { fill: none !important }']
+    # Text without a colour of its own is black: on the fields of a heat map rightly, but not beside them.
+    rules += ['[id^="matplotlib.axis"], [id^="legend"] { fill: #a9a9b4 }']
     rules += [f'[style*="{old}"] {{ {new} !important }}' for old, new in DARK.items()]
     return f"@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}"
 

@@ -18,6 +18,10 @@ from eval.reporting.pictures import heatmap_pictures
 from eval.reporting.verdict import Verdict, judge
 from models.errors import InputError
 
+TEXT = (
+    "How many of the captions on the canvas are found, by the cell in which their picture is; one scale for both runs."
+)
+
 
 def probe_section(
     name: str, one: Comparison, settings: argparse.Namespace, canvases: Canvases
@@ -50,7 +54,8 @@ def probe_section(
     section = Section(
         title="Spatial probe",
         about=f"{first['captions']} captions, {first['items']} questions, {answers[0].grid} × {answers[0].grid} cells",
-        warnings=verdict.caveats,
+        text=TEXT,
+        warnings=warnings_of(one),
         small_pictures=heatmap_pictures(maps, [_alt(panel) for panel in maps]),
         tables=[*_number_tables(summaries, comparison), *_test_tables(summaries, comparison)],
         notes=list(map(with_minus, notes)),
