@@ -95,7 +95,9 @@ def test_other_pictures_are_refused(tmp_path):
 def test_settings_that_differ_are_told(tmp_path):
     write_run(tmp_path / "off.jsonl", False, OFF, dtype="float32")
     write_run(tmp_path / "on.jsonl", True, ON, dtype="bfloat16")
-    assert 'more than the flag: dtype: "float32" -> "bfloat16"; config.json' in words(make_report(tmp_path))
+    page = words(make_report(tmp_path))
+    assert 'The runs differ in more than the flag: dtype: "float32" -> "bfloat16".' in page
+    assert "config.json differs between the runs" in page
 
 
 def test_models_of_one_name_are_told_apart(tmp_path):
@@ -167,7 +169,7 @@ def test_replies_that_changed_are_shown_with_the_canvas_that_was_asked_about(tmp
     assert "Of 216 questions, 18 are answered rightly with BaPA off alone and 30 with BaPA on alone." in words(page)
     assert page.count('<article class="example">') == page.count("image/jpeg") == page.count('class="target"') == 4
     assert page.count('<div class="right"><dt>BaPA off') == page.count('<div class="right"><dt>BaPA on') == 2
-    assert "was not found" in make_report(tmp_path / "results")
+    assert "4 of their canvases were not found" in make_report(tmp_path / "results", "--examples", "4")
     assert "<article" not in make_report(tmp_path / "results", "--examples", "0")
 
 

@@ -43,16 +43,25 @@ def comparison(variance, accuracy, mean=None):
     ],
 )  # fmt: skip
 def test_the_sentence_follows_the_intervals(variance, accuracy, short, sentence):
-    found = judge("bus", [summary(), summary("BaPA on")], comparison(variance, accuracy))
+    found = judge(["bus"], [summary(), summary("BaPA on")], comparison(variance, accuracy))
     assert found.short == short
     assert sentence in found.sentence
     assert "bus" in found.sentence
     assert not found.caveats
 
 
+def test_two_checkpoints_are_both_named():
+    runs = [summary(), summary("BaPA on")]
+    names = ("lora", "lora-bapa")
+    found = judge(names, runs, comparison(BELOW, BELOW)).sentence
+    assert found.startswith("lora-bapa, with BaPA, answers more evenly over positions than lora, without it (variance")
+    found = judge(names, runs, comparison(AROUND, BELOW)).sentence
+    assert found.startswith("lora-bapa, with BaPA, and lora, without it, are not told apart in how evenly they answer")
+
+
 def test_who_guesses_is_not_called_even():
     for balanced in ((50.0, 50.0, 50.0), (53.0, 49.0, 57.0)):
-        found = judge("bus", [summary(), summary("BaPA on", balanced)], comparison(BELOW, BELOW))
+        found = judge(["bus"], [summary(), summary("BaPA on", balanced)], comparison(BELOW, BELOW))
         assert found.short == "nothing shown"
         assert "BaPA on (5" in found.sentence
         assert "guessing" in found.sentence
@@ -60,35 +69,40 @@ def test_who_guesses_is_not_called_even():
 
 
 def test_without_an_interval_nothing_is_told_apart():
-    found = judge("bus", [summary(), summary()], comparison((-4.0,), (-1.0,)))
+    found = judge(["bus"], [summary(), summary()], comparison((-4.0,), (-1.0,)))
     assert found.short == "no interval"
     assert "nothing is told apart" in found.sentence
 
 
 def test_without_negatives_the_mean_counts_and_the_reader_is_warned():
     runs = [summary(negatives=0, balanced=(None,)), summary("BaPA on", negatives=0, balanced=(None,))]
-    found = judge("bus", runs, comparison(BELOW, (None,), BELOW))
+    found = judge(["bus"], runs, comparison(BELOW, (None,), BELOW))
     assert "at a cost of accuracy (mean over cells −4.00" in found.sentence
     assert sum("always says Yes" in caveat for caveat in found.caveats) == 2
 
 
 def test_the_mean_is_told_where_it_says_something_else():
-    found = judge("bus", [summary(), summary()], comparison(BELOW, AROUND, BELOW))
+    found = judge(["bus"], [summary(), summary()], comparison(BELOW, AROUND, BELOW))
     assert any("mean over cells −4.00 [−6.00, −2.00] points" in caveat for caveat in found.caveats)
 
 
 def test_partial_runs_are_called_so():
-    assert judge("bus", [summary(), summary()], comparison(BELOW, BELOW), True).short == "partial: more even"
-    found = judge("bus", [summary(errors=3), summary(left_out=3)], comparison(BELOW, BELOW))
+    assert judge(["bus"], [summary(), summary()], comparison(BELOW, BELOW), True).short == "partial: more even"
+    found = judge(["bus"], [summary(errors=3), summary(left_out=3)], comparison(BELOW, BELOW))
     assert found.short == "partial: more even"
     assert any("3 questions have an error" in caveat for caveat in found.caveats)
 
 
 def test_one_run_is_not_compared():
-    found = judge("bus", [summary(unreadable=5)], None)
+    found = judge(["bus"], [summary(unreadable=5)], None)
     assert found.short == "one run"
     assert "only BaPA off was measured" in found.sentence
     assert any("25 % of the replies cannot be read" in caveat for caveat in found.caveats)
+
+
+def test_one_run_of_who_guesses():
+    found = judge(["bus"], [summary(balanced=(50.0, 48.0, 52.0))], None)
+    assert any("50.00 [48.00, 52.00] % is not told apart from guessing" in caveat for caveat in found.caveats)
 
 
 def test_minus_signs():

@@ -52,7 +52,11 @@ def changed_examples(
     rows = [_rows(one.path, set(chosen)) for one in answers]
     sides = [dict(found) for found in rows]
     examples = [_example(item, [side[item] for side in sides], labels, answers, canvases) for item in chosen]
-    return examples, f"{text} Below are {len(chosen)} of them, spread over the file."
+    text += f" Below are {len(chosen)} of them, spread over the file."
+    missing = sum(example.picture is None for example in examples)
+    if missing:
+        text += f" {missing} of their canvases were not found; --img_path names their folder."
+    return examples, text
 
 
 def _spread(items: list, many: int) -> list:

@@ -46,9 +46,18 @@ class Comparison:
         first, second = (
             {name: value for name, value in run.manifest.items() if name not in NOT_SETTINGS} for run in self.runs
         )
-        configs = [(run.manifest.get("model_files") or {}).get("config.json") for run in self.runs]
-        others = ["config.json of the checkpoint (the flag, if nothing else)"] if configs[0] != configs[1] else []
-        return "; ".join([*filter(None, [differences(first, second)]), *(others if self.same_weights else [])])
+        return differences(first, second)
+
+    @property
+    def other_config(self) -> bool:
+        """Whether two runs of the same weights had another config.json: the flag in it, or more."""
+        configs = {(run.manifest.get("model_files") or {}).get("config.json") for run in self.runs}
+        return self.same_weights and len(configs) > 1
+
+    @property
+    def names(self) -> list[str]:
+        """What to call the checkpoint of each run."""
+        return [Path(run.manifest["model_path"]).name for run in self.runs]
 
 
 def flag_words(flag: bool) -> str:

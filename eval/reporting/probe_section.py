@@ -49,7 +49,10 @@ def probe_section(
     examples, examples_text = [], ""
     if comparison and settings.examples:
         examples, examples_text = changed_examples(tuple(answers), one.labels, settings.examples, canvases)
-    verdict = judge(name, summaries, comparison, bool(one.partial), warnings_of(one))
+    if one.other_config:
+        notes.append("config.json differs between the runs, as it does where the flag was changed there.")
+    names = [name] if one.same_weights else one.names
+    verdict = judge(names, summaries, comparison, bool(one.partial), warnings_of(one))
     first = summaries[0]
     section = Section(
         title="Spatial probe",

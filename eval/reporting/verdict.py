@@ -11,9 +11,9 @@ CHANCE = 50.0  # percent, balanced accuracy of who guesses or always says the sa
 MEASURES = {"balanced_accuracy": "balanced accuracy", "mean": "mean over cells"}
 # By the side of zero on which all of the interval lies; 0: on both.
 EVENNESS = {
-    -1: ("more even", "With BaPA {} answers more evenly over positions"),
-    1: ("less even", "With BaPA {} answers less evenly over positions"),
-    0: ("not told apart", "With BaPA and without, {} is not told apart in how evenly it answers over positions"),
+    -1: ("more even", "answers more evenly over positions"),
+    0: ("not told apart", "not told apart in how evenly"),
+    1: ("less even", "answers less evenly over positions"),
 }
 CHANGE = {  # by the sides of the variance and of the accuracy
     (-1, -1): ", at a cost of accuracy",
@@ -38,20 +38,27 @@ class Verdict:
 
 
 def judge(
-    name: str, summaries: list[dict], comparison: dict | None, partial: bool = False, caveats: Sequence[str] = ()
+    names: Sequence[str],
+    summaries: list[dict],
+    comparison: dict | None,
+    partial: bool = False,
+    caveats: Sequence[str] = (),
 ) -> Verdict:
-    """The verdict on the runs of a model called `name`, from what eval/metrics.py finds; `caveats` are added to.
+    """The verdict on one run or two, from what eval/metrics.py finds; `caveats` are added to.
 
-    `partial`: a run was cut short; so it is, too, if questions have errors instead of replies.
+    `names`: of the checkpoint, or of that of each run. `partial`: a run was cut short; so it is, too, if questions have
+    errors instead of replies.
     """
     caveats = [*caveats, *(caveat for summary in summaries for caveat in _caveats(summary))]
     partial = partial or any(summary["errors"] or summary["left_out"] for summary in summaries)
-    found = _judge(name, summaries, comparison, caveats)
+    found = _judge(names, summaries, comparison, caveats)
     return replace(found, short=f"partial: {found.short}") if partial else found
 
 
-def _judge(name: str, summaries: list[dict], comparison: dict | None, caveats: list[str]) -> Verdict:
+def _judge(names: Sequence[str], summaries: list[dict], comparison: dict | None, caveats: list[str]) -> Verdict:
+    name = " and ".join(dict.fromkeys(names))
     if comparison is None:
+        caveats += [_guessing(summary) for summary in summaries if not _above_chance(summary)]
         return Verdict("one run", _alone(name, summaries[0]), caveats)
     guessing = [summary for summary in summaries if not _above_chance(summary)]
     if guessing:
@@ -76,7 +83,20 @@ def _judge(name: str, summaries: list[dict], comparison: dict | None, caveats: l
         caveats.append(f"Of captions that are on the canvas alone: mean over cells {_shown(on_canvas)} points.")
     evenness, change = _side(variance), _side(accuracy)
     short, words = EVENNESS[evenness]
-    return Verdict(short, f"{words.format(name)} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
+    said = _subject(names, words, told_apart=bool(evenness))
+    return Verdict(short, f"{said} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
+
+
+def _subject(names: Sequence[str], words: str, told_apart: bool) -> str:
+    """`words` said of one checkpoint, or of the second of two."""
+    first, second = names[0], names[-1]
+    if first == second:
+        if told_apart:
+            return f"With BaPA {first} {words}"
+        return f"With BaPA and without, {first} is {words} it answers over positions"
+    if told_apart:
+        return f"{second}, with BaPA, {words} than {first}, without it"
+    return f"{second}, with BaPA, and {first}, without it, are {words} they answer over positions"
 
 
 def _alone(name: str, summary: dict) -> str:
@@ -99,6 +119,11 @@ def _caveats(summary: dict) -> list[str]:
     if summary["left_out"]:
         caveats.append(f"Partial: {label}: {summary['left_out']} replies left out, errors in the other run.")
     return caveats
+
+
+def _guessing(summary: dict) -> str:
+    shown = show_entry(summary["numbers"]["balanced_accuracy"], signed=False)
+    return f"{summary['label']}: balanced accuracy {shown} % is not told apart from guessing, and who guesses is even."
 
 
 def _above_chance(summary: dict) -> bool:
