@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
     for model in models:
         for verdict in model.verdicts:
-            print(verdict.sentence)
+            print(f"{verdict.short}: {verdict.sentence}")
     for path, reason in results.left_out.items():
         print(f"left out: {path}: {reason}")
     print(f"written: {arguments.output}")

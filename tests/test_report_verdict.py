@@ -22,8 +22,9 @@ def summary(label="BaPA off", balanced=(90.0, 85.0, 95.0), **changed):
     return counts | {"numbers": numbers} | changed
 
 
-def comparison(variance, accuracy, mean=None):
+def comparison(variance, accuracy, mean=None, corrected=None):
     found = {"variance": variance, "balanced_accuracy": accuracy, "mean": mean or accuracy}
+    found["variance_corrected"] = corrected or variance[:1]
     return {"numbers": {name: entry(*numbers) for name, numbers in found.items()}}
 
 
@@ -48,6 +49,14 @@ def test_the_sentence_follows_the_intervals(variance, accuracy, short, sentence)
     assert sentence in found.sentence
     assert "bus" in found.sentence
     assert not found.caveats
+
+
+def test_less_noise_is_not_called_evenness():
+    runs = [summary(), summary("BaPA on")]
+    assert judge(["bus"], runs, comparison(BELOW, AROUND, corrected=(-3.5,))).short == "more even"
+    found = judge(["bus"], runs, comparison(BELOW, AROUND, corrected=(-2.5,)))
+    assert found.short == "not told apart"
+    assert any("less that of noise, it differs by −2.50 %²" in caveat for caveat in found.caveats)
 
 
 def test_two_checkpoints_are_both_named():

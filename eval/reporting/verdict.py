@@ -81,7 +81,10 @@ def _judge(names: Sequence[str], summaries: list[dict], comparison: dict | None,
         return Verdict("no interval", sentence, caveats)
     if _side(on_canvas) != _side(accuracy):
         caveats.append(f"Of captions that are on the canvas alone: mean over cells {_shown(on_canvas)} points.")
-    evenness, change = _side(variance), _side(accuracy)
+    evenness, change = _evenness(comparison["numbers"]), _side(accuracy)
+    if evenness != _side(variance):
+        without = _shown(comparison["numbers"]["variance_corrected"])
+        caveats.append(f"The noise in the variance differs, too; less that of noise, it differs by {without} %².")
     short, words = EVENNESS[evenness]
     said = _subject(names, words, told_apart=bool(evenness))
     return Verdict(short, f"{said} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
@@ -132,6 +135,19 @@ def _above_chance(summary: dict) -> bool:
     if found["value"] is None:
         return True
     return (found["value"] if found["low"] is None else found["low"]) > CHANCE
+
+
+def _evenness(numbers: dict) -> int:
+    """The side of the difference of variances; 0 if it may be that of their noise alone.
+
+    Fewer wrong replies make less noise, and a variance holds it: once in the value, twice in the resamples.
+    """
+    variance, corrected = numbers["variance"], numbers["variance_corrected"]
+    if corrected["value"] is None:
+        return _side(variance)
+    noise = variance["value"] - corrected["value"]
+    without = {end: variance[end] - 2 * noise for end in ("low", "high")}
+    return _side(variance) if _side(without) == _side(variance) else 0
 
 
 def _side(entry: dict) -> int:
