@@ -33,14 +33,14 @@ def comparison(variance, accuracy, mean=None, corrected=None):
     [
         (BELOW, BELOW, "more even", "answers more evenly over positions (variance over cells −4.00 [−6.00, −2.00] %²), "
          "at a cost of accuracy (balanced accuracy −4.00 [−6.00, −2.00] points)."),
-        (BELOW, AROUND, "more even", "%²); its accuracy is not told apart (balanced accuracy −1.00 [−3.00, +0.00]"),
+        (BELOW, AROUND, "more even", ", and is not shown to be more or less accurate (balanced accuracy −1.00"),
         (BELOW, ABOVE, "more even", ", and more accurately (balanced accuracy +3.00"),
         (ABOVE, BELOW, "less even", "answers less evenly over positions (variance over cells +3.00 [+1.00, +5.00] %²), "
          "and less accurately"),
         (ABOVE, ABOVE, "less even", ", yet more accurately"),
-        (AROUND, AROUND, "not told apart", "is not told apart in how evenly it answers over positions (variance over "
-         "cells −1.00 [−3.00, +0.00] %²), nor in accuracy"),
-        (AROUND, BELOW, "not told apart", "; it is less accurate"),
+        (AROUND, AROUND, "no difference shown", "is not shown to answer more or less evenly over positions "
+         "(variance over cells −1.00 [−3.00, +0.00] %²), nor more or less accurately (bal"),
+        (AROUND, BELOW, "no difference shown", ", but answers less accurately"),
     ],
 )  # fmt: skip
 def test_the_sentence_follows_the_intervals(variance, accuracy, short, sentence):
@@ -55,7 +55,7 @@ def test_less_noise_is_not_called_evenness():
     runs = [summary(), summary("BaPA on")]
     assert judge(["bus"], runs, comparison(BELOW, AROUND, corrected=(-3.5,))).short == "more even"
     found = judge(["bus"], runs, comparison(BELOW, AROUND, corrected=(-2.5,)))
-    assert found.short == "not told apart"
+    assert found.short == "no difference shown"
     assert any("less that of noise, it differs by −2.50 %²" in caveat for caveat in found.caveats)
 
 
@@ -65,7 +65,9 @@ def test_two_checkpoints_are_both_named():
     found = judge(names, runs, comparison(BELOW, BELOW)).sentence
     assert found.startswith("lora-bapa, with BaPA, answers more evenly over positions than lora, without it (variance")
     found = judge(names, runs, comparison(AROUND, BELOW)).sentence
-    assert found.startswith("lora-bapa, with BaPA, and lora, without it, are not told apart in how evenly they answer")
+    assert found.startswith(
+        "lora-bapa, with BaPA, is not shown to answer more or less evenly over positions than lora,"
+    )
 
 
 def test_who_guesses_is_not_called_even():

@@ -56,8 +56,10 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """What to call the checkpoint of each run."""
-        return [Path(run.manifest["model_path"]).name for run in self.runs]
+        """What to call the checkpoint of each run: its folder's name, with the path where two share one."""
+        paths = [run.manifest["model_path"] for run in self.runs]
+        names = [Path(path).name for path in paths]
+        return names if len(set(names)) == len(set(paths)) else paths
 
 
 def flag_words(flag: bool) -> str:

@@ -12,18 +12,18 @@ MEASURES = {"balanced_accuracy": "balanced accuracy", "mean": "mean over cells"}
 # By the side of zero on which all of the interval lies; 0: on both.
 EVENNESS = {
     -1: ("more even", "answers more evenly over positions"),
-    0: ("not told apart", "not told apart in how evenly"),
+    0: ("no difference shown", "is not shown to answer more or less evenly over positions"),
     1: ("less even", "answers less evenly over positions"),
 }
 CHANGE = {  # by the sides of the variance and of the accuracy
     (-1, -1): ", at a cost of accuracy",
-    (-1, 0): "; its accuracy is not told apart",
+    (-1, 0): ", and is not shown to be more or less accurate",
     (-1, 1): ", and more accurately",
-    (0, -1): "; it is less accurate",
-    (0, 0): ", nor in accuracy",
-    (0, 1): "; it is more accurate",
+    (0, -1): ", but answers less accurately",
+    (0, 0): ", nor more or less accurately",
+    (0, 1): ", but answers more accurately",
     (1, -1): ", and less accurately",
-    (1, 0): "; its accuracy is not told apart",
+    (1, 0): ", and is not shown to be more or less accurate",
     (1, 1): ", yet more accurately",
 }
 
@@ -86,20 +86,10 @@ def _judge(names: Sequence[str], summaries: list[dict], comparison: dict | None,
         without = _shown(comparison["numbers"]["variance_corrected"])
         caveats.append(f"The noise in the variance differs, too; less that of noise, it differs by {without} %².")
     short, words = EVENNESS[evenness]
-    said = _subject(names, words, told_apart=bool(evenness))
-    return Verdict(short, f"{said} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
-
-
-def _subject(names: Sequence[str], words: str, told_apart: bool) -> str:
-    """`words` said of one checkpoint, or of the second of two."""
     first, second = names[0], names[-1]
-    if first == second:
-        if told_apart:
-            return f"With BaPA {first} {words}"
-        return f"With BaPA and without, {first} is {words} it answers over positions"
-    if told_apart:
-        return f"{second}, with BaPA, {words} than {first}, without it"
-    return f"{second}, with BaPA, and {first}, without it, are {words} they answer over positions"
+    same = first == second
+    said = f"With BaPA {first} {words}" if same else f"{second}, with BaPA, {words} than {first}, without it"
+    return Verdict(short, f"{said} ({spread}){CHANGE[evenness, change]} ({cost}).", caveats)
 
 
 def _alone(name: str, summary: dict) -> str:
