@@ -29,7 +29,7 @@ from eval.reporting.pairs import Comparison, by_model, compared, model_names
 from eval.reporting.parts import Section
 from eval.reporting.probe_section import probe_section
 from eval.reporting.results import KINDS, PROBE, Results, find_results
-from eval.reporting.study_sections import rotary_section, score_section, study_section
+from eval.reporting.study_sections import rotary_section, score_section, study_sections
 from eval.reporting.verdict import Verdict
 from eval.result_files import check_bootstrap
 from models.errors import ArgumentParser, InputError, run_script
@@ -43,9 +43,9 @@ def model_part(name: str, comparisons: list[Comparison], settings: argparse.Name
         if one.kind == PROBE:
             section, verdict = probe_section(name, one, settings, canvases)
             verdicts.append(verdict)
+            sections.append(section)
         else:
-            section = study_section(one, settings)
-        sections.append(section)
+            sections += study_sections(one, settings)
     kinds = {one.kind for one in comparisons}
     apart = [kind for kind in KINDS if kind in kinds and _both_flags_alone(comparisons, kind)]
     warnings = [
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     benchmarks = [score_section(path, content) for path, content in results.scores]
     page = render(arguments, models, positions, benchmarks, results)
     try:
-        write_atomic(arguments.output, page)
+        write_atomic(arguments.output, page.encode(errors="replace"))  # names of files need not be UTF-8
     except OSError as error:
         raise InputError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
     for model in models:

@@ -101,7 +101,7 @@ def study_rows(benchmark: str) -> list[Row]:
                 },
             }  # fmt: skip
             row = {"id": f"{number}_{cell}", "image": f"{number}_{cell}.jpg", "position": position, "answer": "Yes"}
-            rows.append(row | measured[benchmark])
+            rows.append(row | {"image_sha256": f"{number}{cell}"} | measured[benchmark])
     return rows
 
 

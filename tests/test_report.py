@@ -131,6 +131,17 @@ def test_studies_stand_with_their_model(tmp_path):
     assert all(re.search(r' alt="[^"]{20,}"', picture) for picture in pictures)
 
 
+def test_a_study_with_errors_in_one_run_is_shown_apart(tmp_path):
+    on = study_rows("perception")
+    on[3] = {name: on[3][name] for name in ("id", "image", "position", "answer")} | {"error": "broken"}
+    asked = {"items_sha256": "same", "questions_sha256": "same", "benchmark": "perception"}
+    write_pair(tmp_path, study_rows("perception"), on, **asked)
+    assert len(pairs(tmp_path)) == 1
+    page = words(make_report(tmp_path))
+    assert page.count("Not compared: ") == 2
+    assert "3 captions, 1 errors (left out)" in page
+
+
 def test_benchmarks(tmp_path):
     files = []
     question = {"category": "random", "question": "A cat?", "answer": "yes", "position": ""}

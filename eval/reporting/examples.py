@@ -24,13 +24,15 @@ class Canvases:
 
     def find(self, row: dict) -> bytes | None:
         """The bytes of the canvas that was asked about; None if it is not there."""
+        if not isinstance(row.get("image_sha256"), str):
+            return None
         if self.by_name is None:
             self.by_name = {}
             for path in (path for folder in self.folders for path in files_below(folder)):
                 self.by_name.setdefault(path.name, []).append(path)
         for path in self.by_name.get(PurePosixPath(row["image"]).name, []):
             content = [{"type": "image", "path": path}]
-            if hash_pictures([{"role": "user", "content": content}]) == [row.get("image_sha256")]:
+            if hash_pictures([{"role": "user", "content": content}]) == [row["image_sha256"]]:
                 return path.read_bytes()
         return None
 

@@ -51,7 +51,7 @@ class Comparison:
     @property
     def other_config(self) -> bool:
         """Whether two runs of the same weights had another config.json: the flag in it, or more."""
-        configs = {(run.manifest.get("model_files") or {}).get("config.json") for run in self.runs}
+        configs = {run.manifest["model_files"].get("config.json") for run in self.runs}
         return self.same_weights and len(configs) > 1
 
     @property

@@ -13,6 +13,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from data.files import iter_json_lines
 from eval.journal import part_paths
@@ -24,7 +25,8 @@ from models.fingerprint import FLAG
 PROBE, SIMILARITY, PERCEPTION, FLOW = "probe", "similarity", "perception", "information_flow"
 KINDS = (PROBE, SIMILARITY, PERCEPTION, FLOW)
 MANIFEST = manifest_path(Path("-")).name.removeprefix("-")  # how the name of every manifest ends
-NEEDED = {"benchmark": str, "items": int, "items_sha256": str, "model_path": str, FLAG: bool}  # of a manifest
+# What the manifest of a run has, and this needs.
+NEEDED = {"benchmark": str, "items": int, "items_sha256": str, "model_path": str, "model_files": dict, FLAG: bool}
 SCORES = {"benchmark", "scorer", "runs", "comparison"}
 ROTARY = {"model_path", "found", "image_tokens", "text_tokens"}
 LARGEST = 32_000_000  # bytes of a JSON file that is looked into: instruction data can have gigabytes
@@ -57,7 +59,7 @@ class RunFile:
     @property
     def weights(self) -> tuple:
         """What tells a checkpoint from others, but for config.json, in which users edit the flag."""
-        files = self.manifest.get("model_files") or {}
+        files = self.manifest["model_files"]
         files = {
             **files,
             **{f"tower/{name}": value for name, value in (self.manifest.get("tower_files") or {}).items()},
@@ -68,7 +70,7 @@ class RunFile:
     @property
     def form(self) -> tuple:
         """Names and sizes of the files of weights: two trainings of one model share them. Empty if not known."""
-        files = self.manifest.get("model_files") or {}
+        files = self.manifest["model_files"]
         sizes = [(name, str(value).partition(",")[0]) for name, value in files.items()]
         return tuple(sorted(size for size in sizes if size[0].endswith((".safetensors", ".bin"))))
 
@@ -115,9 +117,13 @@ def find_results(folder: Path) -> Results:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files but hidden ones, sorted."""
+    """All files but hidden ones, sorted. Raises InputError for a folder that cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
     found = []
-    for here, folders, names in os.walk(folder):
+    for here, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(here) / name for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.is_file())

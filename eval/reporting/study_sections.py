@@ -1,6 +1,7 @@
 """Perception, similarity, information flow, positions alone and benchmarks on the page."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,20 @@ TEXTS = {
 }
 
 
-def study_section(one: Comparison, settings: argparse.Namespace) -> Section:
-    """A study's runs. Raises InputError for answers that eval/plots.py refuses."""
-    check_same_study(one.paths, STUDIES[one.kind].SAME_SETTINGS)
+def study_sections(one: Comparison, settings: argparse.Namespace) -> list[Section]:
+    """A study's runs beside each other; apart if they cannot be compared, such as for errors that one of them has.
+
+    Raises InputError for answers that eval/plots.py refuses.
+    """
+    try:
+        check_same_study(one.paths, STUDIES[one.kind].SAME_SETTINGS)
+    except InputError as error:
+        apart = [_study(Comparison((run,)), settings) for run in one.runs]
+        return [replace(section, warnings=[*section.warnings, f"Not compared: {error}"]) for section in apart]
+    return [_study(one, settings)]
+
+
+def _study(one: Comparison, settings: argparse.Namespace) -> Section:
     asked = argparse.Namespace(
         results_file=one.paths, labels=one.labels, bootstrap=settings.bootstrap, seed=settings.seed, output_path=None
     )
