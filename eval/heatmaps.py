@@ -60,16 +60,16 @@ def check_suffix(path: str | os.PathLike) -> None:
         raise InputError(f"{path}: a picture's name must end in {', '.join(SUFFIXES)}")
 
 
-def probe_heatmaps(panels: Sequence[Panel], path: str | os.PathLike) -> None:
+def probe_heatmaps(panels: Sequence[Panel], path: str | os.PathLike, scaled_with: Sequence[Panel] = ()) -> None:
     """Draw heat maps of a grid's cells side by side and write them to `path` (atomically).
 
-    Panels of one colour scale stand together, diverging ones last. A PNG is
-    PANEL_WIDTH * len(panels) by PANEL_HEIGHT inches at DPI. Raises InputError for a suffix other than png, pdf and svg,
-    and for a path that cannot be written.
+    Panels of one colour scale stand together, diverging ones last. `scaled_with` are panels of other pictures, whose
+    scales these share. A PNG is PANEL_WIDTH * len(panels) by PANEL_HEIGHT inches at DPI. Raises InputError for a suffix
+    other than png, pdf and svg, and for a path that cannot be written.
     """
     check_suffix(path)
     with _our_style():
-        figure = _draw(panels)
+        figure = _draw(panels, scaled_with)
     save(figure, path)
 
 
@@ -96,10 +96,11 @@ def _our_style() -> AbstractContextManager:
     return matplotlib.style.context(["default", {"svg.hashsalt": "bapa", "pdf.fonttype": 42}])
 
 
-def _draw(panels: Sequence[Panel]) -> Figure:
+def _draw(panels: Sequence[Panel], scaled_with: Sequence[Panel]) -> Figure:
     width = PANEL_WIDTH * len(panels)
     figure = Figure(figsize=(width, PANEL_HEIGHT), facecolor="white")
-    scales = {panel.legend: _scale([other for other in panels if other.legend == panel.legend]) for panel in panels}
+    scaled = [*panels, *scaled_with]
+    scales = {panel.legend: _scale([other for other in scaled if other.legend == panel.legend]) for panel in panels}
     for index, panel in enumerate(panels):
         left = (index + 0.05) * PANEL_WIDTH / width
         side = 0.9 * PANEL_WIDTH

@@ -87,7 +87,8 @@ def figure(drawn: list[tuple[str, np.ndarray]]) -> Figure:
     side = round(len(drawn[0][1]) ** 0.5)
     whole = Figure(figsize=(4.4 * len(drawn), 5.2), facecolor="white", layout="constrained")
     norm = Normalize(0, max(maps.max() for _, maps in drawn) or 1)
-    parts = whole.subfigures(1, len(drawn), squeeze=False)[0]
+    above, below = whole.subfigures(2, 1, height_ratios=(8, 1))
+    parts = above.subfigures(1, len(drawn), wspace=0.06, squeeze=False)[0]
     for part, (label, maps) in zip(parts, drawn, strict=True):
         part.suptitle(label, fontsize=12, weight="bold", color=INK)
         axes = part.subplots(side, side, squeeze=False).ravel()
@@ -95,8 +96,8 @@ def figure(drawn: list[tuple[str, np.ndarray]]) -> Figure:
             picture = one.imshow(values, cmap=colormaps["magma_r"], norm=norm, interpolation="nearest")
             one.set_title(name.replace("_", " "), fontsize=8, color=QUIET, pad=3)
             one.set(xticks=[], yticks=[])
-    bar = whole.colorbar(picture, ax=[axis for part in parts for axis in part.axes], orientation="horizontal",
-                         fraction=0.04, pad=0.03, aspect=40)  # fmt: skip
+    # A bar of its own, since axes of several subfigures cannot share one.
+    bar = below.colorbar(picture, cax=below.subplots(), orientation="horizontal")
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2, color=QUIET, labelcolor=INK)
     bar.set_label("what the answer loses when a square is covered, mean of maps of maximum 1", fontsize=8, color=INK)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from eval.cell_means import CellMeans, cell_means
-from eval.heatmaps import probe_heatmaps
+from eval.heatmaps import Panel, probe_heatmaps
 from eval.measured import Measured, read_measured
 from eval.text_table import text_table
 from models.errors import InputError
@@ -27,6 +27,13 @@ READ_AT_MOST = 1000  # captions; the readout has one class for each
 
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     """Draw the picture; the table in words and all numbers."""
+    text, numbers, panels = describe(arguments)
+    probe_heatmaps(panels, arguments.output_path)
+    return text, numbers
+
+
+def describe(arguments: argparse.Namespace) -> tuple[str, dict, list[Panel]]:
+    """The table in words, all numbers, and the heat maps."""
     runs, panels, rows = [], [], [["", "mean", "spread over cells", "worst cell", "best cell"]]
     for path, label in zip(arguments.results_file, arguments.labels, strict=True):
         measured = read_measured(path, {"similarity": float, "similarity_other": float})
@@ -40,14 +47,14 @@ def report(arguments: argparse.Namespace) -> tuple[str, dict]:
             {"label": label, "results_file": path, "captions": len(measured.index), "errors": measured.errors}
             | {name: found.as_dict() for name, found in means.items()}
         )
-    probe_heatmaps(sorted(panels, key=lambda panel: list(SCALES.values()).index(panel.scale)), arguments.output_path)
+    panels.sort(key=lambda panel: list(SCALES.values()).index(panel.scale))
     notes = [f"{run['label']}: {run['captions']} captions, {run['errors']} errors (left out)" for run in runs]
     for run in runs:
         if READOUT in run:
             read = min(run["captions"], READ_AT_MOST)
             notes.append(f"{run['label']}: readout of {read} captions, chance {100 / read:.2f} %")
     text = "\n".join([*notes, "", text_table(rows), "", "cosines in hundredths; readout in percent of captions"])
-    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": runs}
+    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": runs}, panels
 
 
 def studied(measured: Measured) -> dict[str, np.ndarray]:

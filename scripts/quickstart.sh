@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job on what is bundled: the spatial probe with the flag off and on, one table, two heat maps.
+# The main job on what is bundled: the spatial probe with the flag off and on, one table, two heat maps, one page.
 #
 #     sh scripts/quickstart.sh [arguments of eval/probe.py]
 #
@@ -47,6 +47,7 @@ for flag in false true; do
 done
 python eval/metrics.py --results_file "$out/balance-false.jsonl" --results_file "$out/balance-true.jsonl" \
     --labels off on --output_heatmap "$out/heatmap.png" --output_json "$out/metrics.json"
+python eval/report.py --results_dir "$out" --img_path "$probe/images" --output "$out/report.html"
 case $MODEL_PATH in
     models/miniature) echo "The miniature was trained with the flag off (models/miniature/README.md): on is BaPA" \
         "without training." ;;
@@ -54,3 +55,4 @@ case $MODEL_PATH in
 esac
 echo "The probe's canvases of photographs: $RESULTS/probe/images; those asked about: $probe/images"
 echo "Answers, numbers and heat maps: $out"
+echo "The same on one page, with replies that changed, to open in a browser: $out/report.html"

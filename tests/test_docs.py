@@ -141,6 +141,8 @@ def test_quickstart_runs_the_main_job(family, tmp_path):
     assert "accuracy by cell" in result.stdout
     (answers,) = (tmp_path / "here").glob("answers-*")
     assert (answers / "heatmap.png").stat().st_size > 10_000
+    assert "<h1>Spatial bias report</h1>" in (answers / "report.html").read_text()
+    assert f"{answers}/report.html" in result.stdout
     runs = json.loads((answers / "metrics.json").read_text())["runs"]
     assert all(run["unreadable"] < 0.2 * run["scored"] for run in runs)
     off, on = ((answers / f"balance-{flag}.jsonl").read_text() for flag in ("false", "true"))
