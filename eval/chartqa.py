@@ -14,7 +14,7 @@ from eval import question_source, tables
 from eval.harness import Benchmark, run
 from eval.picture_folder import PictureFolder
 from eval.prompts import add_prompt, user_turn
-from eval.records import BadRecord, Records, build_items, json_records
+from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import chartqa
 from eval.tables import Table
@@ -52,6 +52,8 @@ def load_items(args: argparse.Namespace) -> list[dict]:
     if folder is None:
         tables.require_pictures(table(args))
         return build_items(tables.table_records(table(args), tuple(FIELDS)), FIELDS, item_of, ("id",))
+    if len({half_of(file) for file in args.eval_file}) < len(args.eval_file):
+        raise InputError("--eval_file: two files of one half; give test_human.json, test_augmented.json or both")
     records = (record for file in args.eval_file for record in file_records(file))
     items = build_items(records, FIELDS, item_of, ("id",))
     folder.check_any((item["image"] for item in items), args.eval_file[0])
@@ -60,17 +62,23 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The hub's table, if the questions come from it."""
-    return Table(args.dataset_path, "test") if args.dataset_path else None
+    return tables.table_of(args, "test")
 
 
-def file_records(file: Path) -> Records:
-    """The records of an official file under the table's names; which half they are, its name says."""
+def half_of(file: Path) -> str:
+    """Which half an official file is, by its name."""
     halves = [kind for kind, half in chartqa.HALVES.items() if half in file.name]
     if len(halves) != 1:
         raise InputError(f"--eval_file {file}: neither human nor augmented in its name; keep the official names")
+    return halves[0]
+
+
+def file_records(file: Path) -> Records:
+    """The records of an official file under the table's names."""
     for where, record in json_records(file):
-        named = {"question": record.get("query"), "answer": record.get("label"), "image": record.get("imgname")}
-        yield where, {"type": halves[0], **named}
+        require_fields(where, record, FILE_FIELDS)
+        named = {"question": record["query"], "answer": record["label"], "image": record["imgname"]}
+        yield where, {"type": half_of(file), **named}
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:

@@ -30,20 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "val_v1.0_withQT.json or test_v1.0.json", "folder that holds documents/", "lmms-lab/DocVQA"
     )
     parser.add_argument(
-        "--split", choices=("validation", "test"), default="validation", help="of the table (default: %(default)s)"
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="which it is; test has no answers (default: %(default)s)",
     )
 
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The questions in the order of their rows. Raises InputError naming the place."""
     folder = None if question_source.comes_as_table(args) else PictureFolder(args.img_path)
+    is_test = args.split == "test"
 
     def item_of(record: dict) -> dict:
         item = {"id": record["questionId"], "text": record["question"] + REQUEST}
         answers = record.get("answers")
-        if answers is not None:
-            if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-                raise BadRecord("field `answers` is not a list of texts")
+        if answers or not is_test:
+            if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+                raise BadRecord("field `answers` is not a list of texts; of questions without any, give --split test")
             item["answer"] = answers
         return item | question_source.picture_of(record, folder)
 
@@ -58,7 +62,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The hub's table, if the questions come from it."""
-    return Table(args.dataset_path, args.split, "DocVQA") if args.dataset_path else None
+    return tables.table_of(args, args.split, "DocVQA")
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:
@@ -70,10 +74,18 @@ def finish(this: Run) -> None:
     """The score; or, of questions without answers, the file that the server takes."""
     if any("answer" in item for item in this.items):
         return print_score(this)
-    rows = [row for row in this.rows().values() if this.is_done(row)]
+    rows = this.rows()
+    answers = [(item["id"], rows[this.key(item)].get("prediction")) for item in this.items]
+    if any(answer is None for _, answer in answers):
+        return print("docvqa: nothing is written for the server while replies are missing")
     path = this.args.answers_file.with_name(f"{this.args.answers_file.name}.submission.json")
-    write_json(path, [{"questionId": row["id"], "answer": row["prediction"]} for row in rows])
-    print(f"docvqa: the split has no public answers; for the server: {path}")
+    # The server takes whole numbers; the hub's table has them as texts.
+    numbered = [int(number) if str(number).isdigit() else number for number, _ in answers]
+    write_json(
+        path, [{"questionId": number, "answer": answer} for number, (_, answer) in zip(numbered, answers, strict=True)]
+    )
+    cut = f" (the first {len(answers)} questions alone: --limit)" if this.args.limit else ""
+    print(f"docvqa: the split has no public answers; for the server: {path}{cut}")
 
 
 BENCHMARK = Benchmark("docvqa", add_arguments, load_items, messages, afterwards=finish)

@@ -24,5 +24,5 @@ def wrong_field(item: dict, fields: dict[str, type | tuple[type, ...]]) -> str |
             return f"field `{field}` is missing"
         if not isinstance(item[field], types) or (isinstance(item[field], bool) and bool not in types):
             names = " or ".join(kind.__name__ for kind in types)
-            return f"field `{field}` is {json.dumps(item[field])[:60]}; {names} is expected"
+            return f"field `{field}` is {json.dumps(item[field], default=repr)[:60]}; {names} is expected"
     return None

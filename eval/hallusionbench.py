@@ -47,7 +47,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
         item = {field: record[field] for field in (*KEY, "visual_input", "question", "gt_answer_details")}
         item = {"id": "_".join(str(record[field]) for field in KEY), **item, "answer": record["gt_answer"]}
         if complaint := hallusionbench.check(item):
-            raise BadRecord(complaint)
+            raise BadRecord(complaint.replace("`answer`", "`gt_answer`"))
         has_figure = str(record["visual_input"]) != "0"
         if has_figure != (record["filename"] is not None):
             raise BadRecord(f"field `filename` is {record['filename']!r}, but visual_input is {record['visual_input']}")

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from eval import journal, manifest
 from eval.arguments import build_parser
 from eval.fields import describe_key, item_key
-from eval.items import hash_pictures, image_field, longest_first, without_pictures
+from eval.items import hash_pictures, image_field, longest_first, picture_parts, without_pictures
 from eval.processes import Processes
 from eval.records import ROW_FIELDS
 from models.errors import InputError
@@ -231,6 +231,9 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
             args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
         )
         set_pixel_bounds(processor, args.min_pixels, args.max_pixels, args.model_path)
+        for part in picture_parts(this.messages_of(0)):
+            if "image" in part:
+                part["image"]()  # a machine without the data set says so here, not as an error of each of its items
         return model, processor
 
     model, processor = processes.by_each(load)

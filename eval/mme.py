@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.files import write_atomic
 from eval.harness import Benchmark, Run, run
-from eval.picture_folder import image_part
+from eval.picture_folder import PictureFolder, image_part
 from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, Records, build_items, json_records
 from eval.scored_run import print_score
@@ -48,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The questions of the subtasks, pairs side by side. Raises InputError naming folder, file and line."""
-    if not args.path_to_mme.is_dir():
-        raise InputError(f"--path_to_mme {args.path_to_mme}: no such folder")
-    return [item for subtask in dict.fromkeys(args.subtasks) for item in subtask_items(release(args), subtask)]
+    folder = PictureFolder(args.path_to_mme, option="path_to_mme")
+    items = [item for subtask in dict.fromkeys(args.subtasks) for item in subtask_items(release(args), subtask, folder)]
+    inner = PictureFolder(release(args), option="path_to_mme")
+    inner.check_any((item["file"] for item in items), "its list of questions")
+    return items
 
 
 def release(args: argparse.Namespace) -> Path:
@@ -59,13 +61,14 @@ def release(args: argparse.Namespace) -> Path:
     return inner if inner.is_dir() else args.path_to_mme
 
 
-def subtask_items(root: Path, subtask: str) -> list[dict]:
+def subtask_items(root: Path, subtask: str, folder: PictureFolder) -> list[dict]:
     """The questions of one subtask."""
     asked = {}
 
     def item_of(record: dict) -> dict:
         if record["answer"].strip().lower() not in ("yes", "no"):
             raise BadRecord(f"the answer is {record['answer']!r}; Yes or No is expected")
+        folder.check(record["file"])
         asked[record["image"]] = number = asked.get(record["image"], 0) + 1
         item = {"id": f"{record['image']}_{number}", "subtask": subtask}
         return item | {field: record[field].strip() for field in FIELDS} | {"file": record["file"]}
@@ -88,15 +91,19 @@ def subtask_records(root: Path, subtask: str) -> Records:
 
 def folder_records(folder: Path) -> Iterator[tuple[str, dict, Path]]:
     """Two records of each text of a subtask's folder, with the picture, in the order of its name."""
-    pictures = {path.stem: path for path in folder.rglob("*") if path.suffix.lower() in PICTURES}
-    texts = sorted(folder.rglob("*.txt"), key=lambda path: path.stem)
+    files = [path for path in folder.rglob("*") if not path.name.startswith(".")]
+    pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
+    texts = sorted((path for path in files if path.suffix == ".txt"), key=lambda path: path.stem)
     if not texts:
         raise InputError(f"{folder}: no .txt with questions; unpack the official zip again")
     for text in texts:
         if text.stem not in pictures:
             raise InputError(f"{text}: no picture {text.stem}.jpg or .png below {folder}")
         picture = pictures[text.stem]
-        lines = [line for line in text.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        try:
+            lines = [line for line in text.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{text}: cannot be read as UTF-8 text ({error}); unpack the official zip again") from None
         if len(lines) != 2:
             raise InputError(f"{text}: {len(lines)} lines; two questions a picture are expected")
         for number, line in enumerate(lines, start=1):

@@ -17,9 +17,10 @@ from eval import tables
 from eval.harness import Benchmark, run
 from eval.records import BadRecord, build_items
 from eval.scored_run import print_score
+from eval.scorers import mmmu_pro
 from eval.scorers.mmmu_pro import VARIANTS
 from eval.scorers.rules import LETTERS
-from eval.tables import Table, table_image_part
+from eval.tables import table_image_part
 from models.errors import run_script
 
 LAST_LINE = (
@@ -68,7 +69,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def variant_items(args: argparse.Namespace, variant: str) -> list[dict]:
     """The questions of one variant, in the order of its rows."""
-    table = Table(args.dataset_path, "test", variant)
+    table = tables.table_of(args, "test", variant)
     if variant == "vision":
         tables.require_pictures(table)
     present = tables.pictures_present(table)
@@ -81,7 +82,10 @@ def variant_items(args: argparse.Namespace, variant: str) -> list[dict]:
         if missing:
             raise BadRecord(f"the text has a place for {missing[0]}, which is not there")
         item = {"id": record["id"], "variant": variant, "mode": args.mode, "text": text, "options": options}
-        return item | {"answer": record["answer"], "row": row, "images": images}
+        item |= {"answer": record["answer"], "row": row, "images": images}
+        if complaint := mmmu_pro.check(item):
+            raise BadRecord(complaint)
+        return item
 
     return build_items(tables.table_records(table, tuple(fields)), fields, item_of, KEY)
 
@@ -112,7 +116,7 @@ def listed(options: str | list) -> list[str]:
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     """One question: its text, then its pictures in the order of their markers."""
-    table = Table(args.dataset_path, "test", item["variant"])
+    table = tables.table_of(args, "test", item["variant"])
     pictures = [table_image_part(table, item["row"], name) for name in item["images"]]
     return [{"role": "user", "content": [{"type": "text", "text": item["text"]}, *pictures]}]
 

@@ -5,27 +5,35 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from eval.records import BadRecord
+from eval.records import NOT_TEXT, BadRecord
 from models.errors import InputError
 
 
 class PictureFolder:
-    """`path` as the user gives it. Raises InputError if there is no such folder."""
+    """`path` as the user gives it, by `option`. Raises InputError if there is no such folder.
 
-    def __init__(self, path: Path):
+    With `follows_links` a picture may lie elsewhere, if a symbolic link of the folder leads there: benchmarks share
+    COCO, and downloads of the hub are links.
+    """
+
+    def __init__(self, path: Path, follows_links: bool = True, option: str = "img_path"):
         if not path.is_dir():
-            raise InputError(f"--img_path {path}: no such folder")
-        self.path, self._root = path, os.path.realpath(path)
+            raise InputError(f"--{option} {path}: no such folder")
+        self.path, self.option = path, option
+        self._resolve = os.path.abspath if follows_links else os.path.realpath
+        self._root = os.path.join(self._resolve(path), "")
 
-    def check(self, name: str) -> None:
-        """Raise BadRecord for a name that leads out of the folder: absolute, by `..`, or through a symbolic link."""
-        if not os.path.realpath(os.path.join(self._root, name)).startswith(os.path.join(self._root, "")):
-            raise BadRecord(f"image `{name}` lies outside --img_path {self.path}")
+    def check(self, name: object) -> None:
+        """Raise BadRecord for what is no name of a file, or leads out of the folder: absolute, or by `..`."""
+        if not isinstance(name, str) or NOT_TEXT.search(name):
+            raise BadRecord(f"field `image` is {str(name)[:60]!r}; the name of a file is expected")
+        if not self._resolve(os.path.join(self._root, name)).startswith(self._root):
+            raise BadRecord(f"image `{name}` lies outside --{self.option} {self.path}")
 
     def check_any(self, names: Iterable[str], source: object) -> None:
         """Raise InputError if not one of the pictures is there: then it is the wrong folder."""
         if not any((self.path / name).is_file() for name in names):
-            raise InputError(f"--img_path {self.path}: holds none of the images that {source} names")
+            raise InputError(f"--{self.option} {self.path}: holds none of the images that {source} names")
 
 
 def add_arguments(

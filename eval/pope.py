@@ -4,8 +4,8 @@
         --eval_file coco_pope_random.json coco_pope_popular.json coco_pope_adversarial.json \\
         --answers_file results/pope.jsonl
 
-The files are the official ones (JSON lines; their names say the split), LLaVA's llava_pope_test.jsonl, which has
-`category`, or the hub's table (--dataset_path lmms-lab/POPE). eval/scorers/pope.py has the scoring rules.
+The files are the official ones (JSON lines; their names say the split, or a field `category`), or the hub's table
+(--dataset_path lmms-lab/POPE). eval/scorers/pope.py has the scoring rules.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from eval import question_source, tables
 from eval.harness import Benchmark, run
 from eval.picture_folder import PictureFolder
 from eval.prompts import add_prompt, user_turn
-from eval.records import BadRecord, Records, build_items, json_records
+from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import pope
 from eval.tables import Table
@@ -27,7 +27,7 @@ PROMPTS = {
 }
 REQUEST = "\nAnswer the question using a single word or phrase."
 FIELDS = {"question_id": (str, int), "category": str, "text": str, "label": str}
-COLUMNS = ("question_id", "category", "question", "answer")
+COLUMNS = {"question_id": (str, int), "category": str, "question": str, "answer": str}
 KEY = ("category", "id")
 
 
@@ -47,7 +47,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
         text = record["text"].removesuffix(REQUEST).strip()
         item = {"id": record["question_id"], "category": record["category"], "text": text, "answer": record["label"]}
         if complaint := pope.check(item):
-            raise BadRecord(complaint)
+            raise BadRecord(complaint.replace("`answer`", "`label`" if folder else "`answer`"))
         return item | question_source.picture_of(record, folder)
 
     if folder is None:
@@ -61,13 +61,14 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The hub's table, if the questions come from it."""
-    return Table(args.dataset_path, "test") if args.dataset_path else None
+    return tables.table_of(args, "test")
 
 
 def table_records(source: Table) -> Records:
     """The rows under the names that the official files have."""
-    for where, record in tables.table_records(source, COLUMNS):
-        yield where, record | {"text": record.get("question"), "label": record.get("answer")}
+    for where, record in tables.table_records(source, tuple(COLUMNS)):
+        require_fields(where, record, COLUMNS)
+        yield where, record | {"text": record["question"], "label": record["answer"]}
 
 
 def file_records(file: Path) -> Records:

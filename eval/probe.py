@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The probe's items in the order of the file. Raises InputError naming file, line and field."""
-    folder = PictureFolder(args.img_path)
+    folder = PictureFolder(args.img_path, follows_links=False)
 
     def checked(item: dict) -> dict:
         if grid_of({item["position"]}) is None:

@@ -52,8 +52,7 @@ def build_items(
     """
     items, seen = [], {}
     for where, record in records:
-        if complaint := wrong_field(record, fields):
-            raise InputError(f"{where}: {complaint}")
+        require_fields(where, record, fields)
         for field, value in record.items():
             if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
                 raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
@@ -63,11 +62,18 @@ def build_items(
             raise InputError(f"{where}: {error}") from None
         if item is None:
             continue
-        first = seen.setdefault(item_key(item, key), where)
-        if first != where:
-            raise InputError(f"{where}: one item twice ({describe_key(item, key)}); it is also {first}; delete one")
+        if item_key(item, key) in seen:
+            told = " ".join(describe_key(item, key).split())[:100]
+            raise InputError(f"{where}: one item twice ({told}); it is also {seen[item_key(item, key)]}; delete one")
+        seen[item_key(item, key)] = where
         items.append(item)
     return items
+
+
+def require_fields(where: str, record: dict, fields: Fields) -> None:
+    """Raise InputError for a field that is missing or of another type, before a record gets other names."""
+    if complaint := wrong_field(record, fields):
+        raise InputError(f"{where}: {complaint}")
 
 
 def _is_array(path: Path) -> bool:

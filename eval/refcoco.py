@@ -1,12 +1,13 @@
 """Ask a model where in a picture the thing is that an expression names: RefCOCO, RefCOCO+, RefCOCOg.
 
-    python eval/refcoco.py --model_path checkpoints/Qwen2.5-VL-7B-Instruct --dataset_path lmms-lab/RefCOCO \\
-        --split val --answers_file results/refcoco_val.jsonl
+    python eval/refcoco.py --model_path checkpoints/Qwen2.5-VL-7B-Instruct --eval_file refcoco_val.jsonl \\
+        --img_path data --answers_file results/refcoco_val.jsonl
 
-One expression is one question. The data is a table of the hub (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg), or JSON lines
-as Qwen-VL's evaluation has them (--eval_file refcoco_val.jsonl, with image, sent and bbox as xyxy) beside the folder
-that their names start from. What the numbers of a reply mean depends on the model: pixels of the picture as its
-processor scales it, where that takes any size; else say so by --coordinates. eval/scorers/refcoco.py has the rules.
+One expression is one question. The data is JSON lines as Qwen-VL's evaluation has them (image, sent and bbox as xyxy)
+beside the folder that their names start from, or a table of the hub (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg), whose
+val is not the published one: 8,811 boxes in place of 3,811 in RefCOCO. What the numbers of a reply mean depends on the
+model: pixels of the picture as its processor scales it, where that takes any size; else say so by --coordinates.
+eval/scorers/refcoco.py has the rules.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from eval import question_source, tables
 from eval.harness import Benchmark, run
 from eval.picture_folder import PictureFolder
 from eval.prompts import add_prompt, user_turn
-from eval.records import BadRecord, Records, build_items, json_records
+from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import refcoco
 from eval.tables import Table
@@ -68,15 +69,16 @@ def load_items(args: argparse.Namespace) -> list[dict]:
         item = {"id": record["id"], "split": split, "expression": record["expression"].strip()}
         item |= {"answer": record["box"], "image_size": record["image_size"], **seen}
         if complaint := refcoco.check(item):
-            raise BadRecord(complaint)
+            raise BadRecord(complaint.replace("`answer`", "`bbox`"))
         item["text"] = request.format(expression=item["expression"], units=units)
         return item | question_source.picture_of(record, folder)
 
     if folder is None:
         tables.require_pictures(table(args))
         return build_items(table_records(table(args)), FIELDS, item_of, ("id",))
-    records = file_records(args.eval_file, folder)
-    return build_items(records, FIELDS | {"image": str}, item_of, ("id",))
+    items = build_items(file_records(args.eval_file, folder), FIELDS | {"image": str}, item_of, ("id",))
+    folder.check_any((item["image"] for item in items), args.eval_file)
+    return items
 
 
 def coordinates(args: argparse.Namespace) -> dict:
@@ -102,18 +104,18 @@ def coordinates(args: argparse.Namespace) -> dict:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The table, if the expressions come from one."""
-    return Table(args.dataset_path, args.split) if args.dataset_path else None
+    return tables.table_of(args, args.split)
 
 
 def table_records(source: Table) -> Records:
     """One record an expression of a row, with the row's box as xyxy and the size of its picture."""
     for where, record in tables.table_records(source, ("answer", "bbox")):
-        expressions, box = record.get("answer"), record.get("bbox")
-        if not isinstance(expressions, list) or not isinstance(box, list) or len(box) != 4:
-            raise InputError(f"{where}: `answer`, a list of expressions, and `bbox`, xywh, are expected")
+        require_fields(where, record, {"answer": list, "bbox": list})
+        expressions, box = record["answer"], record["bbox"]
+        if len(box) != 4 or not all(isinstance(number, int | float) for number in box):
+            raise InputError(f"{where}: field `bbox` is {box}; four numbers, xywh, are expected")
         left, top, width, height = box
-        with Image.open(io.BytesIO(tables.stored_picture(source, record["row"], "image"))) as picture:
-            size = [*picture.size]
+        size = size_of(where, io.BytesIO(tables.stored_picture(source, record["row"], "image")))
         for number, expression in enumerate(expressions):
             yield (
                 where,
@@ -130,16 +132,27 @@ def table_records(source: Table) -> Records:
 def file_records(file: Path, folder: PictureFolder) -> Records:
     """The records of JSON lines, with the size of the picture where they do not say it."""
     for number, (where, record) in enumerate(json_records(file)):
+        require_fields(where, record, {"image": str, "sent": str, "bbox": list})
+        try:
+            folder.check(record["image"])
+        except BadRecord as error:
+            raise InputError(f"{where}: {error}") from None
         size = [record.get("width"), record.get("height")]
-        image = record.get("image")
-        if None in size and isinstance(image, str):
-            try:
-                with Image.open(folder.path / image) as picture:
-                    size = [*picture.size]
-            except OSError as error:
-                raise InputError(f"{where}: image `{image}` cannot be opened ({error.strerror or error})") from None
-        named = {"id": number, "expression": record.get("sent"), "box": record.get("bbox"), "image_size": size}
-        yield where, named | ({"image": image} if image is not None else {})
+        if None in size:
+            size = size_of(where, folder.path / record["image"])
+        named = {"id": number, "expression": record["sent"], "box": record["bbox"], "image_size": size}
+        yield where, named | {"image": record["image"]}
+
+
+def size_of(where: str, picture: Path | io.BytesIO) -> list[int]:
+    """Width and height in pixels by the picture's header. Raises InputError for one that cannot be opened."""
+    try:
+        with Image.open(picture) as opened:
+            return [*opened.size]
+    except (OSError, ValueError) as error:  # a damaged one is an OSError too
+        raise InputError(
+            f"{where}: its picture cannot be opened ({getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:

@@ -18,6 +18,7 @@ from eval.picture_folder import PictureFolder
 from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, build_items, json_records
 from eval.scored_run import print_score
+from eval.scorers import scienceqa
 from eval.scorers.rules import LETTERS
 from eval.tables import Table
 from models.errors import InputError, run_script
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question_source.add_arguments(
         parser, "LLaVA's llava_test_CQM-A.json", "folder of its pictures, <id>/image.png", "lmms-lab/ScienceQA"
     )
+    parser.add_argument("--audit", action="store_true", help="ask in four ways and score in three, in one process")
     parser.add_argument("--all_questions", action="store_true", help="those without a picture, too; of --eval_file")
     add_prompt(parser, PROMPTS)
 
@@ -52,7 +54,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The hub's table, if the questions come from it."""
-    return Table(args.dataset_path, "test", "ScienceQA-IMG") if args.dataset_path else None
+    return tables.table_of(args, "test", "ScienceQA-IMG")
 
 
 def from_file(args: argparse.Namespace) -> list[dict]:
@@ -64,18 +66,23 @@ def from_file(args: argparse.Namespace) -> list[dict]:
         if image is None and not args.all_questions:
             return None
         text, letter = question_and_answer(record["conversations"])
-        if PLACEHOLDER in text and not isinstance(image, str):
+        if PLACEHOLDER in text and image is None:
             raise BadRecord("field `image` is missing, but the text has a place for it")
         options = options_of(text)
-        if letter not in [*LETTERS[: len(options)]]:
-            raise BadRecord(f"the answer is {letter!r}; the letter of one of {len(options)} options is expected")
         item = {"id": record["id"], "text": text.replace(PLACEHOLDER, "").strip(), "answer": letter}
         picture = {} if image is None else question_source.picture_of(record, folder)
-        return item | {"choices": len(options), "options": options} | picture
+        return checked(item | {"choices": len(options), "options": options}) | picture
 
     items = build_items(json_records(args.eval_file), FILE_FIELDS, item_of, ("id",))
     folder.check_any((item["image"] for item in items if "image" in item), args.eval_file)
     return items
+
+
+def checked(item: dict) -> dict:
+    """The item, if its scorer can score it; else raises BadRecord."""
+    if complaint := scienceqa.check(item):
+        raise BadRecord(complaint)
+    return item
 
 
 def question_and_answer(conversation: list) -> tuple[str, str]:
@@ -109,7 +116,7 @@ def from_table(source: Table) -> list[dict]:
         lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
         item = {"id": record["row"], "text": f"{context}{record['question']}\n{lines}\n{INSTRUCTION}"}
         item |= {"answer": LETTERS[answer], "choices": len(options), "options": options}
-        return item | question_source.picture_of(record, None)
+        return checked(item) | question_source.picture_of(record, None)
 
     return build_items(tables.table_records(source, tuple(TABLE_FIELDS)), TABLE_FIELDS, item_of, ("id",))
 

@@ -10,6 +10,7 @@ a size of their own run twice. The table also goes to `<answers>.audit.json`.
 """
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,8 @@ SCORERS = {"LLaVA": scienceqa.official, "lmms": scienceqa.lmms, "exact letter": 
 
 def audit(benchmark: Benchmark, argv: list[str]) -> int:
     """Run the model in each way, print the cells of the table, return the worst exit status of the runs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--audit: runs in one process; start it with python, not torchrun")
     args = parse_arguments(benchmark, argv)
     cells, statuses = [], []
     for placeholder, prompt in PROMPTS.items():

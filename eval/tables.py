@@ -4,6 +4,7 @@ Pictures stay in their file, encoded as they are stored, until a prompt needs th
 """
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +20,7 @@ class Table:
     path: str
     split: str
     config: str | None = None
+    revision: str | None = None
 
     def __str__(self) -> str:
         return ", ".join(filter(None, (f"--dataset_path {self.path}", self.config, self.split)))
@@ -33,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser, example: str, required: bool 
         metavar="PATH",
         help=f"data set: a folder of its parquet files, one that datasets has saved, or an id of the hub: {example}",
     )
+    parser.add_argument("--dataset_revision", metavar="COMMIT", help="of a data set of the hub (default: the newest)")
+
+
+def table_of(args: argparse.Namespace, split: str, config: str | None = None) -> Table | None:
+    """The table that the arguments name, if they name one."""
+    return Table(args.dataset_path, split, config, args.dataset_revision) if args.dataset_path else None
 
 
 def table_records(table: Table, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
@@ -47,11 +55,17 @@ def table_records(table: Table, columns: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def pictures_present(table: Table, prefix: str = "image") -> dict[str, list[bool]]:
-    """Of each column of pictures whose name starts with `prefix`: which rows have one."""
+    """Of each column of pictures whose name starts with `prefix`: which rows have one, by content or by path."""
+    import pyarrow.compute
+
+    def has_content(column) -> list[bool]:
+        stored = (pyarrow.compute.struct_field(column, name) for name in ("bytes", "path"))
+        return pyarrow.compute.or_(*(pyarrow.compute.is_valid(values) for values in stored)).to_pylist()
+
     rows = open_table(table)
     names = [name for name in rows.column_names if name.startswith(prefix)]
     columns = {name: rows.data.column(name) for name in names}
-    return {name: column.is_valid().to_pylist() for name, column in columns.items() if str(column.type)[:6] == "struct"}
+    return {name: has_content(column) for name, column in columns.items() if str(column.type).startswith("struct")}
 
 
 def require_pictures(table: Table, column: str = "image") -> None:
@@ -82,7 +96,8 @@ def stored_picture(table: Table, row: int, column: str) -> bytes:
 def open_table(table: Table):
     """The `datasets.Dataset` of a table; memory-mapped, and opened once by each process.
 
-    Raises InputError, naming the file where one is damaged.
+    Parquet is first converted, once, into the folder HF_DATASETS_CACHE (a copy of about the same size). Raises
+    InputError, naming the file where one is missing or damaged.
     """
     import datasets  # takes seconds, which a mistake on the command line must not cost
 
@@ -93,41 +108,59 @@ def open_table(table: Table):
         raise
     except Exception as error:  # of a dozen libraries: the file system, arrow, the hub
         reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise InputError(f"{table}: cannot be loaded ({reason})") from None
+        what = "cannot be loaded" if Path(table.path).is_dir() else "no such folder, and the hub does not give it"
+        raise InputError(f"{table}: {what} ({reason})") from None
 
 
 def _load(datasets, table: Table):
-    folder = Path(table.path)
+    folder, config = Path(table.path), table.config
     if not folder.is_dir():
         if table.path.count("/") > 1 or folder.is_absolute() or folder.exists():
             raise InputError(f"--dataset_path {table.path}: no such folder, nor an id of the hub (owner/name)")
-        return datasets.load_dataset(table.path, table.config, split=table.split)
-    if table.config and (folder / table.config).is_dir():
-        folder = folder / table.config
-    for saved, name in ((folder, "dataset_dict.json"), (folder, "state.json"), (folder / table.split, "state.json")):
-        if (saved / name).is_file():
-            loaded = datasets.load_from_disk(saved)
-            return loaded[table.split] if name == "dataset_dict.json" else loaded
+        return datasets.load_dataset(table.path, config, split=table.split, revision=table.revision)
+    if config and (folder / config).is_dir():
+        folder = folder / config
+    elif config and folder.resolve().name != config:
+        raise InputError(f"--dataset_path {folder}: has no folder `{config}`; give the one that holds it")
+    if (folder / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(folder)
+        if table.split not in splits:
+            raise InputError(f"{table}: no such split; it has {', '.join(splits)}")
+        return splits[table.split]
+    for saved in (folder, folder / table.split):
+        if (saved / "state.json").is_file():
+            rows = datasets.load_from_disk(saved)
+            if rows.split not in (None, table.split):
+                raise InputError(f"{table}: {saved} is of the split {rows.split}")
+            return rows
     files = [str(file) for file in _parquet_files(folder, table)]
+    if not files:
+        raise InputError(f"{table}: {folder} has no {table.split}-*.parquet (nor in data/), and is not of save_to_disk")
     return datasets.load_dataset("parquet", data_files=files, split="train")
 
 
 def _parquet_files(folder: Path, table: Table) -> list[Path]:
-    """The split's files in the folder or in its `data`, each with a footer. Raises InputError if there are none."""
+    """The split's files in the folder or in its `data`. Raises InputError if one is missing or has no footer."""
     import pyarrow
     import pyarrow.parquet
 
-    split = table.split
-    for place in (folder, folder / "data"):
-        files = sorted([*place.glob(f"{split}-*.parquet"), *place.glob(f"{split}.parquet")])
-        if files:
-            break
-    else:
-        raise InputError(f"{table}: {folder} has no {split}-*.parquet (nor in data/), and is not of save_to_disk")
+    found = ([*place.glob(f"{table.split}-*.parquet"), *place.glob(f"{table.split}.parquet")]
+             for place in (folder, folder / "data"))  # fmt: skip
+    files = sorted(next(filter(None, found), []))
+    rows = 0
     for file in files:
+        if shard := re.fullmatch(r"(.*)-\d+-of-(\d+)\.parquet", file.name):
+            for number in range(int(shard[2])):
+                name = f"{shard[1]}-{number:05d}-of-{shard[2]}.parquet"
+                if not (file.parent / name).is_file():
+                    raise InputError(
+                        f"{file.parent / name}: missing, of {int(shard[2])} files; download the data again"
+                    )
         try:
-            pyarrow.parquet.read_metadata(file)
+            rows += pyarrow.parquet.read_metadata(file).num_rows
         except (OSError, pyarrow.ArrowInvalid) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"{file}: damaged ({reason}); download it again") from None
+    if files and not rows:
+        raise InputError(f"{table}: has no rows; download the data again")
     return files

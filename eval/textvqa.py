@@ -15,7 +15,7 @@ from eval import question_source, tables
 from eval.harness import Benchmark, run
 from eval.picture_folder import PictureFolder
 from eval.prompts import add_prompt, user_turn
-from eval.records import BadRecord, Records, build_items, json_records
+from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import textvqa
 from eval.tables import Table
@@ -65,7 +65,7 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 
 def table(args: argparse.Namespace) -> Table | None:
     """The hub's table, if the questions come from it."""
-    return Table(args.dataset_path, "validation") if args.dataset_path else None
+    return tables.table_of(args, "validation")
 
 
 def file_records(file: Path) -> Records:
@@ -76,9 +76,11 @@ def file_records(file: Path) -> Records:
 
 def read_ocr_prompts(file: Path) -> dict[tuple[str, str], str]:
     """(image_id, question in lower case) -> the whole prompt, of LLaVA's file, whose question_id is the image's."""
-    fields = {"question_id": str, "text": str}
-    lines = build_items(json_records(file), fields, lambda record: record, ("question_id", "text"))
-    return {(line["question_id"], line["text"].split("\n")[0].lower()): line["text"] for line in lines}
+    prompts = {}
+    for where, line in json_records(file):
+        require_fields(where, line, {"question_id": str, "text": str})
+        prompts[line["question_id"], line["text"].split("\n")[0].lower()] = line["text"]
+    return prompts
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:

@@ -14,7 +14,7 @@ CRPE=${CRPE:-playground/data/eval/crpe}                                 # crpe_*
 HALLUSIONBENCH=${HALLUSIONBENCH:-playground/data/eval/hallusionbench}   # HallusionBench.json, VD/ and VS/
 RESULTS=${RESULTS:-results}
 SCORER=${SCORER:-official}    # or lmms, vlmevalkit
-PARTIAL=${PARTIAL:-}          # --allow_partial: score runs that lack rows, and label them
+PARTIAL=${PARTIAL:-}          # --allow_partial: go on after error rows, score what is there and label it
 PROCESSES=${PROCESSES:-1}     # on this machine, one GPU each
 
 # shellcheck source=scripts/environment.sh
@@ -36,9 +36,14 @@ ask() {
             set -- --eval_file "$HALLUSIONBENCH/HallusionBench.json" --img_path "$HALLUSIONBENCH" "$@" ;;
         *) echo "error: BENCHMARKS has $benchmark: choose among scienceqa crpe hallusionbench" >&2 && exit 2 ;;
     esac
-    $run "eval/$benchmark.py" --model_path "$MODEL_PATH" --position_balance "$flag" --output_dir "$output" "$@"
+    status=0
+    $run "eval/$benchmark.py" --model_path "$MODEL_PATH" --position_balance "$flag" --output_dir "$output" "$@" || status=$?
+    # 1: every item has a row, some of them an error.
+    [ "$status" = 0 ] || { [ "$status" = 1 ] && [ -n "$PARTIAL" ]; } || exit "$status"
+    [ "$status" = 0 ] || worst=$status
 }
 
+worst=0
 for benchmark in $BENCHMARKS; do
     folder=$RESULTS/$benchmark/$model
     ask "$benchmark" false "$folder/balance-off" "$@"
@@ -52,3 +57,4 @@ for benchmark in $BENCHMARKS; do
     set -- "$@" "$RESULTS/$benchmark/$model/scores.json"
 done
 python eval/score_table.py --scores "$@"
+exit "$worst"

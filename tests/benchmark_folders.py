@@ -20,10 +20,10 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (70, 60)) -> None:
     picture(*size, seed).save(path)
 
 
-def encoded(seed: int, size: tuple[int, int] = (70, 60)) -> dict:
-    """A picture as a table has it."""
+def encoded(seed: int, size: tuple[int, int] | None = None) -> dict:
+    """A picture as a table has it; without a size, one that tells its seed."""
     content = io.BytesIO()
-    picture(*size, seed).save(content, "PNG")
+    picture(*(size or (70, 60 + seed)), seed).save(content, "PNG")
     return {"bytes": content.getvalue(), "path": None}
 
 
@@ -241,7 +241,11 @@ def docvqa_file(folder: Path) -> list:
 
 def refcoco(folder: Path) -> list:
     rows = [
-        {"answer": ["the left one", "it"], "bbox": [5.0, 10.0, 20.0, 30.5], "image": encoded(number, (120, 90))}
+        {
+            "answer": ["the left one", "it"],
+            "bbox": [5.0, 10.0, 20.0, 30.5],
+            "image": encoded(number, (120, 90 + number)),
+        }
         for number in range(2)
     ]
     write_parquet(folder / "data" / "val-00000-of-00001.parquet", rows)

@@ -150,3 +150,14 @@ def unbroken(probe, llava, tmp_path_factory) -> Path:
     answers = tmp_path_factory.mktemp("unbroken") / "answers.jsonl"
     assert run_here(llava, probe, answers) == 0
     return answers
+
+
+@pytest.fixture(scope="session")
+def table_cache(tmp_path_factory):
+    """Tables of the `datasets` library are converted into a folder that goes with the tests."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before

@@ -1,67 +1,25 @@
 """eval/<benchmark>.py: each reads the official layout, asks by the protocol, and writes what eval/score.py scores."""
 
-import argparse
-import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from eval import score
-from eval.harness import Benchmark
-from eval.items import open_picture, picture_parts
+from eval.items import picture_parts
 from models.errors import InputError
-from tests.benchmark_folders import LAYOUTS, write_json, write_parquet
+from tests.benchmark_folders import LAYOUTS
+from tests.benchmark_runs import ask, parsed, questions
 from tests.probe_runs import read_rows
 
+pytestmark = pytest.mark.usefixtures("table_cache")
 CASES = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
 EACH = pytest.mark.parametrize(("name", "layout"), CASES, ids=[layout.__name__ for _, layout in CASES])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Tables are converted into a folder that goes with the tests."""
-    import datasets
-
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-def script(name: str):
-    return importlib.import_module(f"eval.{name}")
-
-
-def ask(name: str, model: Path, answers: Path, arguments: list, *more) -> int:
-    command = ["--model_path", model, "--answers_file", answers, "--max_new_tokens", 6, "--num_workers", 0]
-    return script(name).main([str(part) for part in (*command, *arguments, *more)])
-
-
-def parsed(name: str, arguments: list, *more) -> tuple[Benchmark, argparse.Namespace]:
-    from eval.arguments import build_parser
-
-    benchmark = script(name).BENCHMARK
-    parser = build_parser("", 128)
-    benchmark.add_arguments(parser)
-    given = ["--model_path", "m", "--answers_file", "a", *arguments, *more]
-    return benchmark, parser.parse_args([str(part) for part in given])
-
-
-def questions(name: str, arguments: list, *more) -> tuple[list[dict], list[list]]:
-    """The items, and of each prompt its parts in order: texts, and sizes of pictures."""
-    benchmark, args = parsed(name, arguments, *more)
-    items = benchmark.load_items(args)
-    contents = [turn["content"] for item in items for turn in benchmark.messages(item, args)]
-    return items, [
-        [part["text"] if part["type"] == "text" else open_picture(part)[0].size for part in content]
-        for content in contents
-    ]
 
 
 @EACH
@@ -145,6 +103,45 @@ def test_crpe_asks_all_files_as_they_are(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("prompt", "ending"),
+    [
+        ("official", ""),
+        ("vlmevalkit", " Please answer yes or no."),
+        ("paper", "\nThe answer should only contain 'Yes' or 'No', without reasoning process."),
+    ],
+)
+def test_hallusionbenchs_wordings(tmp_path, prompt, ending):
+    _, parts = questions("hallusionbench", LAYOUTS["hallusionbench"][0](tmp_path), "--prompt", prompt)
+    assert parts[7] == [(70, 60), f"Is it 1?{ending}"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ending"),
+    [
+        ("lmms", "\nAnswer the question with a single word."),
+        ("vlmevalkit", "\nAnswer the question using a single word or phrase."),
+    ],
+)
+def test_chartqas_wordings_and_halves(tmp_path, prompt, ending):
+    items, parts = questions("chartqa", LAYOUTS["chartqa"][0](tmp_path / "table"), "--prompt", prompt)
+    assert [part[1] for part in parts] == [f"How many?{ending}"] * 3
+    assert [item["type"] for item in items] == ["human_test", "augmented_test", "human_test"]
+    assert [part[0] for part in parts] == [(70, 60), (70, 61), (70, 62)], "each row its own picture"
+    arguments = LAYOUTS["chartqa"][1](tmp_path / "files")
+    items, parts = questions("chartqa", arguments, "--prompt", prompt)
+    assert [item["id"] for item in items] == [f"{half}_test_{n}" for half in ("human", "augmented") for n in (0, 1)]
+    assert [part[1].removesuffix(ending) for part in parts] == ["How many?", "Who?"] * 2
+    with pytest.raises(InputError, match="--eval_file: two files of one half"):
+        questions("chartqa", [arguments[0], arguments[1], arguments[1], *arguments[3:]])
+
+
+def test_docvqas_question_ends_with_lmms_evals_request(tmp_path):
+    _, parts = questions("docvqa", LAYOUTS["docvqa"][0](tmp_path))
+    request = "Which date?\nAnswer the question using a single word or phrase."
+    assert parts == [[(70, 60), request], [(70, 61), request]]
+
+
 def test_hallusionbench_asks_without_a_figure_too(tmp_path):
     items, parts = questions("hallusionbench", LAYOUTS["hallusionbench"][0](tmp_path), "--prompt", "paper")
     assert len(items) == 8
@@ -162,9 +159,16 @@ def test_mmmu_pro_gives_pictures_in_the_order_of_their_markers(tmp_path):
         "What do [image] and [image] show?\nA. [image]\nB. none\n"
         "Answer with the option letter from the given choices directly."
     )
-    assert pictures == [(70, 60), (70, 60), (56, 90)]
+    assert pictures == [(70, 62), (70, 62), (56, 90)]
+    assert [part[1] for part in parts[2:]] == [(70, 67), (70, 68)]
     assert items[0]["options"][9] == "option 9"
     assert parts[0][0].count("\nJ. option 9\n") == 1
+    standard = questions("mmmu_pro", arguments, "--mode", "cot", "--dataset_variant", "standard (10 options)")[1][1][0]
+    assert standard.endswith(
+        "B. none\nAnswer the preceding multiple choice question. The last line of your response should be of the "
+        "following format: 'Answer: $LETTER' (without quotes) where LETTER is one of options. Think step by step "
+        "before answering."
+    )
     assert parts[2][0].endswith("where LETTER is one of options.")
     _, thoughtful = questions("mmmu_pro", arguments, "--mode", "cot", "--dataset_variant", "vision")
     assert thoughtful[0][0].startswith(
@@ -197,6 +201,8 @@ def test_pope_takes_the_split_from_the_files_name(tmp_path):
     items, parts = questions("pope", LAYOUTS["pope"][0](tmp_path))
     assert [item["category"] for item in items] == ["random", "random", "popular", "popular"]
     assert parts[0][1] == "Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    _, parts = questions("pope", LAYOUTS["pope"][1](tmp_path / "table"), "--prompt", "bare")
+    assert parts == [[(70, 60), "Is there a dog in the image?"], [(70, 61), "Is there a dog in the image?"]]
 
 
 def test_textvqa_with_and_without_ocr(tmp_path):
@@ -215,8 +221,12 @@ def test_docvqas_test_split_is_written_for_the_server(tiny_folders, tmp_path, ca
     assert ask("docvqa", tiny_folders["llava"], tmp_path / "a.jsonl", arguments, "--split", "test") == 0
     assert "no public answers" in capsys.readouterr().out
     submission = json.loads((tmp_path / "a.jsonl.submission.json").read_text())
-    assert [row["questionId"] for row in submission] == ["0", "1"]
-    assert all(isinstance(row["answer"], str) for row in submission)
+    replies = [row["prediction"] for row in read_rows(tmp_path / "a.jsonl")]
+    assert submission == [{"questionId": number, "answer": reply} for number, reply in enumerate(replies)]
+    folder = tmp_path / "DocVQA"
+    shutil.move(folder / "test-00000-of-00001.parquet", folder / "validation-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="row 0: field `answers` is not a list of texts; of questions without any"):
+        questions("docvqa", arguments)
 
 
 def test_refcoco_says_what_the_models_numbers_mean(tiny_folders, tmp_path):
@@ -262,89 +272,8 @@ def test_the_audit_asks_in_four_ways_and_scores_in_three(tiny_folders, tmp_path,
         ask("scienceqa", tiny_folders["llava"], tmp_path / "l.jsonl", arguments, "--audit", "--prompt", "paper")
 
 
-def change(path: Path, changed) -> None:
-    """Change the parsed JSON of a file."""
-    content = json.loads(path.read_text())
-    write_json(path, changed(content))
-
-
-def broken_scienceqa(folder, arguments):
-    change(folder / "llava_test_CQM-A.json", lambda rows: [{**rows[0], "conversations": "Which?"}])
-
-
-def broken_options(folder, arguments):
-    rows = [{"id": "x", "question": "?", "options": "A or B", "answer": "A", "subject": "Art", "image_1": None}]
-    write_parquet(folder / "standard (10 options)" / "test-00000-of-00001.parquet", rows, ())
-
-
-def no_such_image(folder, arguments):
-    rows = [{"id": "x", "question": "<image 3>?", "options": "['a']", "answer": "A", "image_1": None}]
-    write_parquet(folder / "standard (10 options)" / "test-00000-of-00001.parquet", rows, ())
-
-
-def truncated(folder, arguments):
-    file = folder / "vision" / "test-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-
-
-def one_line(folder, arguments):
-    (folder / "MME_Benchmark" / "color" / "9.txt").write_text("Is it?\tYes\n")
-
-
-def odd_label(folder, arguments):
-    file = folder / "coco_pope_popular.json"
-    file.write_text(file.read_text().replace('"no"', '"maybe"'))
-
-
-def nine_answers(folder, arguments):
-    change(folder / "TextVQA_0.5.1_val.json", lambda whole: {"data": [{**whole["data"][0], "answers": ["x"] * 9}]})
-
-
-def half_a_file(folder, arguments):
-    file = folder / "HallusionBench.json"
-    file.write_text(file.read_text()[:-30])
-
-
-def no_figure(folder, arguments):
-    change(folder / "HallusionBench.json", lambda rows: [*rows[:3], {**rows[3], "filename": None}])
-
-
-def missing_column(folder, arguments):
-    write_parquet(folder / "data" / "test-00000-of-00001.parquet", [{"question_id": "1", "image": None}], ())
-
-
-@pytest.mark.parametrize(
-    ("name", "number", "breaking", "message"),
-    [
-        ("scienceqa", 0, broken_scienceqa, "entry 1: field `conversations` is"),
-        ("mmmu_pro", 0, broken_options, "row 0: field `options` is not a list"),
-        ("mmmu_pro", 0, no_such_image, "row 0: the text has a place for image_3"),
-        ("mmmu_pro", 0, truncated, "vision/test-00000-of-00001.parquet: damaged"),
-        ("mme", 0, one_line, "9.txt: 1 lines; two questions a picture"),
-        ("pope", 0, odd_label, "coco_pope_popular.json, line 2: field `answer` is 'maybe'"),
-        ("pope", 1, missing_column, "no column `image` of pictures"),
-        ("textvqa", 0, nine_answers, "entry 1: field `answers` is not the list of ten answers"),
-        ("hallusionbench", 0, half_a_file, "HallusionBench.json: not JSON"),
-        ("hallusionbench", 0, no_figure, "entry 4: field `filename` is None, but visual_input is 2"),
-    ],
-)
-def test_bad_data_is_named_in_one_line(tmp_path, name, number, breaking, message):
-    arguments = LAYOUTS[name][number](tmp_path)
-    breaking(tmp_path, arguments)
-    with pytest.raises(InputError, match=message) as error:
-        questions(name, arguments)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("scienceqa", [], "give --eval_file with --img_path, or --dataset_path alone"),
-        ("pope", ["--dataset_path", "x/y", "--img_path", "z"], "give --eval_file with --img_path, or"),
-        ("docvqa", ["--dataset_path", "/no/such/folder"], "no such folder, nor an id of the hub"),
-        ("mme", ["--path_to_mme", "/no/such/folder"], "--path_to_mme /no/such/folder: no such folder"),
-    ],
-)
-def test_missing_data_is_named(name, arguments, message):
-    with pytest.raises(InputError, match=message):
-        questions(name, arguments)
+def test_links_within_the_folder_may_lead_to_coco(tmp_path):
+    arguments = LAYOUTS["crpe"][0](tmp_path / "crpe")
+    shutil.move(tmp_path / "crpe" / "coco", tmp_path / "elsewhere")
+    (tmp_path / "crpe" / "coco").symlink_to(tmp_path / "elsewhere")
+    assert len(questions("crpe", arguments)[1]) == 8
