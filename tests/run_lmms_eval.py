@@ -86,6 +86,7 @@ def single_run(tiny_folders, tasks, canvases, tmp_path_factory):
             return output
 
         yield outcome
+        thread.shutdown(cancel_futures=True)
 
 
 def lmms_eval(
