@@ -131,7 +131,7 @@ def replies_here(model_path, flag: str, questions: list[list[dict]], max_new_tok
     generate.make_greedy(model)
     batches = [generate.prepare(processor, [(0, messages)]) for messages in questions]
     with torch.inference_mode():
-        return [generate.reply_to(model, processor, max_new_tokens, batch)[0]["prediction"] for batch in batches]
+        return [generate.reply_to(model, processor, max_new_tokens, False, batch)[0]["prediction"] for batch in batches]
 
 
 @pytest.mark.parametrize(
