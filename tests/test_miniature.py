@@ -128,7 +128,7 @@ def test_scenes_tell_in_words_what_is_asked(world):
     rows = [json.loads(line) for line in (world / "scenes.jsonl").read_text().splitlines()]
     names = [name.replace("_", " ") for name in cell_names(3)]
     before, after = PROMPT.split("{caption}")
-    kinds, captioned, orders = Counter(), Counter(), set()
+    kinds, captioned, asked, answered, orders = Counter(), Counter(), Counter(), Counter(), set()
     for row in rows:
         question, answer = row["question"], row["answer"]
         shown = {}
@@ -142,10 +142,13 @@ def test_scenes_tell_in_words_what_is_asked(world):
             assert captions == [answer]
             captioned.update(name for name, caption in shown.items() if caption)
         elif question.startswith("What is in the "):
-            assert answer == shown[question.removeprefix("What is in the ").removesuffix("?")]
+            name = question.removeprefix("What is in the ").removesuffix("?")
+            assert answer == shown[name]
+            asked[name] += 1
         elif question.startswith("Where is "):
             caption = question.removeprefix("Where is ").removesuffix("?")
             assert shown[answer] == caption if answer != NOWHERE else caption not in captions
+            answered[answer] += answer != NOWHERE
         else:
             caption = question.removeprefix(before).removesuffix(after)
             assert answer == ("Yes" if caption in captions else "No")
@@ -153,8 +156,10 @@ def test_scenes_tell_in_words_what_is_asked(world):
     assert len(rows) == 90
     assert kinds.keys() == {"", "What", "Where", "Determine"}
     assert len(orders) == len(rows), "in any order of the cells"
-    assert len(set(captioned.values())) == 1
-    assert len(captioned) == 9
+    answered.pop(NOWHERE, None)
+    for cells in (captioned, asked, answered):
+        assert len(cells) == 9
+        assert len(set(cells.values())) == 1, "no cell is favoured"
 
 
 def test_a_canvas_shows_the_picture_that_is_asked_for(world):

@@ -14,7 +14,8 @@ What a model of this size needs for it:
 - Few wide heads and a base of 1,000,000, as Qwen2.5's: of a head's pairs of dimensions, those that turn far within a
   prompt cannot compare contents across it. With Llama 2's 10,000 and heads of 32 that is half of them.
 - Tied embeddings, as in Llama 3.2's small models: what a line says and what is to be said are the same vectors.
-- Muon (torch.optim.Muon) for the matrices: with AdamW alone the plateau before it starts to search is twice as long.
+- Muon (torch.optim.Muon) for the matrices: in trials, the plateau before it starts to search was up to twice as long
+  with AdamW alone.
 """
 
 import argparse
