@@ -283,7 +283,10 @@ def _outcomes_of(batch: Batch, device: torch.device, measure: Callable[[Batch], 
 
 
 def reply_to(model, processor, max_new_tokens: int, strips: bool, batch: Batch) -> list[dict]:
-    """The prompts of a batch with the model's replies; `truncated` is true where one had no end."""
+    """The prompts of a batch with the model's replies; `truncated` is true where one had no end.
+
+    `strips`: see `Benchmark` in eval/harness.py.
+    """
     output = model.generate(**batch.inputs, max_new_tokens=max_new_tokens)
     new_tokens = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
     outcomes = []

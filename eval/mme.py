@@ -48,10 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The questions of the subtasks, pairs side by side. Raises InputError naming folder, file and line."""
-    folder = PictureFolder(args.path_to_mme, option="path_to_mme")
-    items = [item for subtask in dict.fromkeys(args.subtasks) for item in subtask_items(release(args), subtask, folder)]
-    inner = PictureFolder(release(args), option="path_to_mme")
-    inner.check_any((item["file"] for item in items), "its list of questions")
+    folder = PictureFolder(release(args), option="path_to_mme")
+    items = [item for subtask in dict.fromkeys(args.subtasks) for item in subtask_items(folder, subtask)]
+    folder.check_any((item["file"] for item in items), "its list of questions")
     return items
 
 
@@ -61,7 +60,7 @@ def release(args: argparse.Namespace) -> Path:
     return inner if inner.is_dir() else args.path_to_mme
 
 
-def subtask_items(root: Path, subtask: str, folder: PictureFolder) -> list[dict]:
+def subtask_items(folder: PictureFolder, subtask: str) -> list[dict]:
     """The questions of one subtask."""
     asked = {}
 
@@ -73,7 +72,7 @@ def subtask_items(root: Path, subtask: str, folder: PictureFolder) -> list[dict]
         item = {"id": f"{record['image']}_{number}", "subtask": subtask}
         return item | {field: record[field].strip() for field in FIELDS} | {"file": record["file"]}
 
-    return build_items(subtask_records(root, subtask), FIELDS, item_of, KEY)
+    return build_items(subtask_records(folder.path, subtask), FIELDS, item_of, KEY)
 
 
 def subtask_records(root: Path, subtask: str) -> Records:

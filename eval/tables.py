@@ -118,6 +118,8 @@ def _load(datasets, table: Table):
         if table.path.count("/") > 1 or folder.is_absolute() or folder.exists():
             raise InputError(f"--dataset_path {table.path}: no such folder, nor an id of the hub (owner/name)")
         return datasets.load_dataset(table.path, config, split=table.split, revision=table.revision)
+    if table.revision:
+        raise InputError(f"--dataset_revision {table.revision}: {folder} is a folder; of the hub alone, leave it out")
     if config and (folder / config).is_dir():
         folder = folder / config
     elif config and folder.resolve().name != config:

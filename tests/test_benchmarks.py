@@ -248,7 +248,7 @@ def test_refcoco_says_what_the_models_numbers_mean(tiny_folders, tmp_path):
     assert parts[1][1] == "Please provide the bounding box coordinate of the region this sentence describes: it."
 
 
-def test_the_audit_asks_in_four_ways_and_scores_in_three(tiny_folders, tmp_path, capsys):
+def test_the_audit_asks_in_four_ways_and_scores_in_three(tiny_folders, tmp_path, capsys, monkeypatch):
     arguments = LAYOUTS["scienceqa"][0](tmp_path)
     larger = ("--audit", "--max_pixels", 802816)  # than a tiny checkpoint takes
     assert ask("scienceqa", tiny_folders["qwen2_5_vl"], tmp_path / "a.jsonl", arguments, *larger) == 0
@@ -268,6 +268,10 @@ def test_the_audit_asks_in_four_ways_and_scores_in_three(tiny_folders, tmp_path,
     # LLaVA's own processors take the second place for a picture that is missing.
     assert ask("scienceqa", tiny_folders["llava"], tmp_path / "l.jsonl", arguments, "--audit") == 1
     assert "all questions are errors" in capsys.readouterr().out
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--audit: runs in one process"):
+        ask("scienceqa", tiny_folders["llava"], tmp_path / "l.jsonl", arguments, "--audit")
+    monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(InputError, match="--prompt: --audit sets it itself"):
         ask("scienceqa", tiny_folders["llava"], tmp_path / "l.jsonl", arguments, "--audit", "--prompt", "paper")
 

@@ -174,6 +174,8 @@ def test_bad_boxes_are_named_in_one_line(tiny_folders, tmp_path, number, breakin
 
 def test_missing_shards_are_named(tmp_path):
     arguments = LAYOUTS["mmmu_pro"][0](tmp_path)
+    with pytest.raises(InputError, match="--dataset_revision abc: .* is a folder"):
+        questions("mmmu_pro", arguments, "--dataset_revision", "abc")
     one_shard(tmp_path, arguments)
     with pytest.raises(InputError, match="vision/test-00000-of-00003.parquet: missing, of 3 files"):
         questions("mmmu_pro", arguments)

@@ -115,6 +115,21 @@ def test_an_image_token_in_the_text_is_an_error_of_that_prompt_alone(talkative_f
     assert len(set(row["image_sha256"] for row in (rows[0], rows[2]))) == 1
 
 
+def test_a_process_without_the_data_set_says_so_in_one_line(tiny_folders, tmp_path):
+    """And not as an error of every item."""
+
+    def gone():
+        raise InputError("--dataset_path x: no such folder")
+
+    def messages(item, args):
+        return [{"role": "user", "content": [{"type": "image", "image": gone}, {"type": "text", "text": "?"}]}]
+
+    benchmark = Benchmark("gone", lambda parser: None, four_questions, messages, ("number",))
+    with pytest.raises(InputError, match="--dataset_path x: no such folder"):
+        run(benchmark, ["--model_path", str(tiny_folders["llava"]), "--answers_file", str(tmp_path / "a.jsonl")])
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def replies_of_one_token(folder, tmp_path, token, strips=False):
     """The rows of a checkpoint that can say nothing but this token, three times."""
     model = shutil.copytree(folder, tmp_path / "model", dirs_exist_ok=True)

@@ -29,6 +29,7 @@ def run(tmp_path):
     (tmp_path / "bin").mkdir()
     # `python -c`, by which the scripts ask, is the real one; of what they start, only the command line is wanted.
     python = f'#!/bin/sh\ncase $1 in -c) exec "{sys.executable}" "$@" ;; *) echo python "$@" ;; esac\n'
+    python += 'case $1 in eval/crpe.py) exit "${STATUS:-0}" ;; esac\n'
     for name, text in (PROGRAMS | {"python": python}).items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
@@ -150,3 +151,14 @@ def test_downstream_asks_every_benchmark_with_the_flag_off_and_on(run):
     assert lines[-1] == f"python eval/score_table.py --scores {table}"
     two = run("scripts/eval_downstream.sh", MODEL_PATH="m", BENCHMARKS="crpe", PROCESSES="2")
     assert two[0].startswith("torchrun --nproc_per_node 2 eval/crpe.py --model_path m --position_balance false")
+
+
+def test_downstream_goes_on_after_error_rows_only_where_partial_is_asked_for(run):
+    for partial, ends_with in (("--allow_partial", "eval/score_table.py"), ("", "eval/crpe.py")):
+        with pytest.raises(subprocess.CalledProcessError) as stop:
+            run("scripts/eval_downstream.sh", MODEL_PATH="m", BENCHMARKS="crpe", STATUS="1", PARTIAL=partial)
+        assert stop.value.returncode == 1
+        assert stop.value.stdout.splitlines()[-1].split()[1] == ends_with
+    with pytest.raises(subprocess.CalledProcessError) as stop:
+        run("scripts/eval_downstream.sh", MODEL_PATH="m", BENCHMARKS="crpe", STATUS="2", PARTIAL="--allow_partial")
+    assert stop.value.returncode == 2
