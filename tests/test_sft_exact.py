@@ -14,7 +14,7 @@ from models import load_model
 from tests.training import PHOTOS, SAMPLES, train_here
 from train.collate import Collator
 from train.encode import Encoder, open_image
-from train.trainer import supervised_only
+from train.trainer import causality_alone, supervised_only
 
 # Linear layers of one decoder layer: four of attention, three of the MLP.
 LORA_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -100,6 +100,22 @@ def test_logits_that_no_label_needs_are_not_missed(kit):
     assert lean.keys() == gradients.keys()
     largest = max(gradient.abs().max() for gradient in gradients.values())
     assert all((gradient - lean[name]).abs().max() < 1e-5 * largest for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_causality_hides_padding(kit, flag):
+    """Unequal rows, and a text alone, whose row has the blank image behind its end: the padding mask changes nothing."""
+    rows = encoded(kit)
+    model = kit.with_flag(flag)
+    for chosen in (rows, rows[-1:]):
+        batch = collated(kit, chosen)
+        assert not batch["attention_mask"].all()
+        loss, gradients = loss_and_gradients(model, batch)
+        bare_loss, bare = loss_and_gradients(model, batch | causality_alone(batch))
+        assert abs(loss - bare_loss) < 1e-6
+        assert bare.keys() == gradients.keys()
+        largest = max(gradient.abs().max() for gradient in gradients.values())
+        assert all((gradient - bare[name]).abs().max() < 1e-5 * largest for name, gradient in gradients.items())
 
 
 def test_lora_hits_the_language_model_and_nothing_else(kit, tmp_path):

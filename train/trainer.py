@@ -106,6 +106,8 @@ class SftTrainer(Trainer):
         if lengths is not None:
             inputs = packed_inputs(self.fork, inputs, lengths)
         inputs |= supervised_only(labels)
+        if self.fork.config.get_text_config()._attn_implementation == "sdpa":
+            inputs |= causality_alone(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -202,6 +204,17 @@ def supervised_only(labels: torch.LongTensor) -> dict:
     shifted = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
     needed = (shifted != IGNORED).any(0).nonzero()[:, 0]
     return {"labels": labels, "shift_labels": shifted[:, needed], "logits_to_keep": needed, "use_cache": False}
+
+
+def causality_alone(inputs: dict) -> dict:
+    """A mask without padding, (batch, seq), for rows that are padded on the right; nothing for a packed row.
+
+    No token sees what is behind it, and no label counts there. Told so, sdpa takes its causal kernel, which skips half
+    of the map; of a mask with padding it computes and reads all of it. (FlashAttention cuts padding out by the mask.)
+    """
+    if "attention_mask" not in inputs or inputs["attention_mask"].ndim != 2:
+        return {}
+    return {"attention_mask": torch.ones_like(inputs["attention_mask"])}
 
 
 class SetEpoch(TrainerCallback):
