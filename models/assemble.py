@@ -24,14 +24,14 @@ from models.llava_original import (
     generation_config,
     read_tokenizer,
 )
-from models.load import clear_sampling, load_weights
+from models.load import clear_sampling, load_model, load_weights
 from models.modeling_llava import LlavaForConditionalGeneration
 from models.processors import chat_template, finish_processor
 from models.quiet import quiet_transformers
 from models.reading import WEIGHT_ERRORS, read_json, told_as
 from models.writing import check_new, new_folder
 
-TOWERS = ("clip_vision_model", "clip")  # a tower alone, and CLIP with its text model
+TOWERS = ("clip_vision_model", "clip", "llava")  # a tower alone, CLIP with its text model, a LLaVA with such a tower
 LANGUAGE_MODELS = ("llama", "mistral")
 ASPECT_RATIOS = ("pad", "square")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -54,8 +54,8 @@ def assemble_llava(
     others (LLaVA-1.5, arXiv 2310.03744, and its code base). Needs memory for about one copy of the weights in `dtype`.
 
     Args:
-        vision_tower: CLIP, or its vision model alone. Mean and deviation of the pixels are those of its
-            preprocessor_config.json, without one CLIP's.
+        vision_tower: CLIP, its vision model alone, or a LLaVA whose tower is one (in the transformers layout). Mean
+            and deviation of the pixels are those of its preprocessor_config.json, without one CLIP's.
         language_model: a causal language model of the Llama or Mistral architecture, with its tokenizer. The
             conversation becomes Vicuna's, Llama 3's where the tokenizer has its tokens, or Mistral's.
         position_balance: written into config.json.
@@ -126,13 +126,23 @@ def small_files(path: str) -> Path:
 
 def read_tower(path: str, dtype: str) -> tuple[dict[str, torch.Tensor], object]:
     """Weights of a CLIP vision tower under released names, and its config; InputError unless they are complete."""
+    if read_json(path, "config.json")["model_type"] == "llava":
+        tower = load_model(path, dtype=dtype)[0].model.vision_tower
+        if tower.config.model_type != "clip_vision_model":
+            raise InputError(f"{path}: its vision tower is a {tower.config.model_type}, not CLIP's")
+    else:
+        tower = read_bare_tower(path, dtype)
+    tower.config.name_or_path = ""  # where it was read from is not the checkpoint's business
+    return {f"vision_tower.vision_model.{name}": tensor for name, tensor in tower.state_dict().items()}, tower.config
+
+
+def read_bare_tower(path: str, dtype: str) -> CLIPVisionModel:
     with told_as(f"{path}: weights cannot be read; download them again", *WEIGHT_ERRORS), quiet_transformers():
         tower, report = CLIPVisionModel.from_pretrained(path, output_loading_info=True, dtype=dtype)
     missing = report["missing_keys"]  # Others may be there: CLIP's text model.
     if missing:
         raise InputError(f"{path}: {len(missing)} missing weights of the vision tower (first: {min(missing)})")
-    tower.config.name_or_path = ""  # where it was read from is not the checkpoint's business
-    return {f"vision_tower.vision_model.{name}": tensor for name, tensor in tower.state_dict().items()}, tower.config
+    return tower
 
 
 def conversation(path: str, model_type: str, tokenizer) -> str:
@@ -162,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--vision_tower", required=True, help="CLIP: a folder or hub id")
+    add("--vision_tower", required=True, help="CLIP, or a LLaVA with its tower: a folder or hub id")
     add("--language_model", required=True, help="of the Llama or Mistral architecture: a folder or hub id")
     add("--output_dir", required=True, help="an empty or new folder")
     add("--position_balance", type=true_or_false, default=False, metavar="true|false", help="(default: false)")

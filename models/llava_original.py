@@ -261,7 +261,8 @@ def build_config(original: dict, vision_config, image_token_id: int, vocab_size:
 def build_processor(original: dict, config, tokenizer, tower_folder: Path | None) -> ProcessorMixin:
     side = config.vision_config.image_size
     common = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if tower_folder is not None and (tower_folder / "preprocessor_config.json").is_file():
+    described = ("preprocessor_config.json", "processor_config.json")  # the latter where a whole model is the tower's
+    if tower_folder is not None and any((tower_folder / name).is_file() for name in described):
         tower = image_processor_class("clip", "CLIPImageProcessor").from_pretrained(tower_folder)
         common |= {"image_mean": tower.image_mean, "image_std": tower.image_std}
     if isinstance(config, LlavaNextConfig):

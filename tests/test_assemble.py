@@ -62,6 +62,22 @@ def test_parts_of_the_tiny_llava_make_it_again(parts, kits, tmp_path):
         assert torch.equal(model(**inputs).logits, kit.with_flag(True)(**expected).logits)
 
 
+def test_the_tower_of_a_llava(parts, tmp_path):
+    """A whole model in the tower's place: its tower, with its mean and deviation, and nothing else of it."""
+    donor = assemble_llava(*parts, tmp_path / "donor", dtype="float32")
+    edit_json(
+        donor / "processor_config.json",
+        image_processor=json.loads((donor / "processor_config.json").read_text())["image_processor"]
+        | {"image_mean": [0.1, 0.2, 0.3]},
+    )
+    new = assemble_llava(donor, parts[1], tmp_path / "out", seed=1, dtype="float32")
+    weights, whole = weights_of(new), weights_of(donor)
+    assert {name for name in weights if not torch.equal(weights[name], whole[name])} == {
+        f"{PROJECTOR}linear_{number}.{name}" for number in (1, 2) for name in ("weight", "bias")
+    }
+    assert list(load_model(new)[1].image_processor.image_mean) == [0.1, 0.2, 0.3]
+
+
 def test_the_checkpoint_is_complete(parts, kits, tmp_path, capsys):
     command = ["--vision_tower", parts[0], "--language_model", parts[1], "--output_dir", tmp_path / "out"]
     assert main([str(word) for word in (*command, "--position_balance", "true", "--seed", 3)]) == 0

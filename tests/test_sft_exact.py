@@ -104,7 +104,7 @@ def test_logits_that_no_label_needs_are_not_missed(kit):
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_causality_hides_padding(kit, flag):
-    """Unequal rows, and a text alone, whose row has the blank image behind its end: the padding mask changes nothing."""
+    """Unequal rows, and a text alone, with the blank image behind its end: the padding mask changes nothing."""
     rows = encoded(kit)
     model = kit.with_flag(flag)
     for chosen in (rows, rows[-1:]):
