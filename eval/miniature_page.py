@@ -1,6 +1,6 @@
 """The page of the miniature's experiment, from its saved results: tables, a figure, what it cost, how to repeat it.
 
-    python eval/miniature_page.py --results_file docs/miniature.json --findings docs/miniature_findings.md \\
+    python eval/miniature_page.py --results_dir docs/miniature --findings docs/miniature/findings.md \\
         --output docs/miniature.md
 
 Writes the figures beside the page, under its name. Nothing is computed but means over seeds and differences of them;
@@ -119,17 +119,18 @@ def draw_flow(results: dict, path: Path) -> None:
 
 
 def costs_table(results: dict) -> str:
-    """Hours of each kind of run, over its seeds."""
+    """Hours of each stage, over seeds and arms; a language model is a seed's, all else an arm's."""
     kinds: dict[str, list[dict]] = {}
-    for name, cost in results["costs"].items():
-        kinds.setdefault(name.split("-")[0], []).append(cost)
-    rows = [["run", "how many", "updates each", "hours each", "hours"]]
+    for costs in results["costs"].values():
+        for name, cost in costs.items():
+            kinds.setdefault(name.removesuffix(", off").removesuffix(", on"), []).append(cost)
+    rows = [["stage", "how many", "updates each", "hours each", "hours"]]
     for kind, found in kinds.items():
-        hours = np.array([cost["seconds"] for cost in found]) / 3600
+        hours = np.array([cost["hours"] for cost in found])
         updates = sorted({cost["updates"] for cost in found})
         rows.append([kind, str(len(found)), ", ".join(map(str, updates)), f"{hours.mean():.2f}", f"{hours.sum():.2f}"])
-    total = sum(cost["seconds"] for cost in results["costs"].values()) / 3600
-    rows.append(["all", str(len(results["costs"])), "", "", f"{total:.2f}"])
+    total = sum(cost["hours"] for found in kinds.values() for cost in found)
+    rows.append(["all", str(sum(map(len, kinds.values()))), "", "", f"{total:.2f}"])
     return table(rows)
 
 
@@ -187,7 +188,7 @@ def page(results: dict, findings: str, name: str) -> str:
     parts.append(f"![Accuracy by cell, mean over seeds]({name}_cells.png)")
     parts.append(f"![Attention to patches, mean over seeds]({name}_flow.png)")
     parts += ["## Understanding", UNDERSTANDING, similarity_table(results)]
-    parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commit=results["commit"])]
+    parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commits=", ".join(results["commits"]))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -207,7 +208,8 @@ UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at ea
 (eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not
 fitted on. Arms that share tower and projector share these numbers."""
 
-COST = "On one core of a CPU, without a GPU; from the runs' logs, without reading data and evaluation."
+COST = """On one core of a CPU, without a GPU; from the runs' logs, without reading data and evaluation. The vision
+tower is the bundled model's ([its card](../models/miniature/README.md) has its cost)."""
 
 COMMANDS = """## Commands
 
@@ -215,31 +217,47 @@ COMMANDS = """## Commands
 sh scripts/experiment_miniature.sh
 ```
 
-draws the world, trains, adapts and probes all arms, and writes this page; it goes on where it was killed. Its last two
-commands make the page from the saved answers:
+takes the trained arms from `models/miniature/arms`, adapts and measures them, and writes this page; it goes on where
+it was killed. `STORE=results/arms sh scripts/experiment_miniature.sh` trains the arms anew. Its last commands make the
+page from the saved answers:
 
 ```sh
-python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature \\
-    --output docs/miniature.json
-python eval/miniature_page.py --results_file docs/miniature.json --findings docs/miniature_findings.md \\
+for seed in 0 1 2; do
+    python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature --seed $seed \\
+        --output docs/miniature/seed_$seed.json
+done
+python eval/miniature_page.py --results_dir docs/miniature --findings docs/miniature/findings.md \\
     --output docs/miniature.md
 ```
 
-The results of this page were collected at commit {commit}."""
+The results of this page were collected at commit {commits}."""
+
+
+def read_results(folder: Path) -> dict:
+    """ "seeds" and "costs", both by seed, and "commits", from the files of eval/miniature_results.py in `folder`."""
+    paths = sorted(folder.glob("seed_*.json"))
+    if not paths:
+        raise InputError(f"--results_dir {folder}: no seed_<n>.json; eval/miniature_results.py writes them")
+    try:
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return {
+            "seeds": {str(one["seed"]): one["conditions"] for one in found},
+            "costs": {str(one["seed"]): one["costs"] for one in found},
+            "commits": sorted({one["commit"] for one in found}),
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--results_dir {folder}: cannot be read ({error}); collect the seeds again") from None
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--results_file", type=Path, required=True, help="of eval/miniature_results.py")
+    parser.add_argument("--results_dir", type=Path, required=True, help="seed_<n>.json of eval/miniature_results.py")
     parser.add_argument("--findings", type=Path, required=True, help="Markdown: what the results show")
     parser.add_argument("--output", type=Path, required=True, help="the page to write; figures come beside it")
     arguments = parser.parse_args(argv)
-    try:
-        results = json.loads(arguments.results_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--results_file {arguments.results_file}: cannot be read ({error})") from None
+    results = read_results(arguments.results_dir)
     try:
         findings = arguments.findings.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

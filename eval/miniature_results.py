@@ -1,17 +1,18 @@
-"""The miniature's experiment, from saved answers to one JSON file; eval/miniature_page.py makes the page from it.
+"""One seed of the miniature's experiment, from saved answers to a JSON file; eval/miniature_page.py makes the page.
 
-    python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature \\
-        --output docs/miniature.json
+    python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature --seed 0 \\
+        --output docs/miniature/seed_0.json
 
 scripts/experiment_miniature.sh writes the answers: `answers/<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`, and beside
 `answers` the studies. The numbers are those of eval/metrics.py and eval/plots.py, with their intervals for each seed;
-the page shows how seeds differ.
+the page shows how seeds differ. The costs of training come from the kept arms (train/miniature_arms.py), LoRA's from
+its log.
 """
 
 import argparse
 from pathlib import Path
 
-from data.files import numbered_json_lines, write_json
+from data.files import write_json
 from eval import flow_report, perception_report, similarity_report
 from eval.answers import read_yes_no
 from eval.cell_means import cell_means
@@ -21,6 +22,8 @@ from eval.metrics import compare, measure
 from eval.probe_answers import pair, read_answers
 from models.errors import ArgumentParser, InputError, run_script
 from models.provenance import provenance, versions
+from train.bundle_miniature import LANGUAGE_MODEL, summary
+from train.miniature_arms import STORE, describe
 
 # Arm -> what it is: trained with, then adapted with, tested with.
 ARMS = {
@@ -38,23 +41,19 @@ PAIRS = (("a", "b"), ("b", "c"), ("a", "c0"), ("c0", "c"), ("a", "d"))
 TOWERS = ("a", "d")
 
 
-def collect(results_dir: Path, resamples: int) -> dict:
-    """Seed -> condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison) and the studies, arm -> numbers.
+def collect(results_dir: Path, seed: int, resamples: int) -> dict:
+    """Condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison) and the studies, arm -> numbers.
 
     Raises InputError for a missing file.
     """
-    answers = results_dir / "answers"
-    seeds = sorted(path.name for path in answers.glob("*") if path.name.isdigit())
-    if not seeds:
-        raise InputError(f"--results_dir {results_dir}: no answers/<seed>; scripts/experiment_miniature.sh writes them")
-    conditions = sorted(path.name for path in (answers / seeds[0]).iterdir())
+    answers = results_dir / "answers" / str(seed)
+    conditions = sorted(path.name for path in answers.glob("*"))
+    if not conditions:
+        raise InputError(f"--results_dir {results_dir}: no answers/{seed}; scripts/experiment_miniature.sh writes them")
     return {
-        seed: {
-            condition: measure_arms(answers / seed / condition, resamples)
-            | measure_studies(results_dir, f"{seed}/{condition}", resamples)
-            for condition in conditions
-        }
-        for seed in seeds
+        condition: measure_arms(answers / condition, resamples)
+        | measure_studies(results_dir, f"{seed}/{condition}", resamples)
+        for condition in conditions
     }
 
 
@@ -117,18 +116,13 @@ def positives(summary: dict) -> list[float | None]:
     return [cell["accuracy"]["value"] for cell in summary["cells"]]
 
 
-def costs(checkpoints: Path) -> dict[str, dict]:
-    """Run -> updates and seconds. A log may lack the seconds of its first updates: then as many as the others'."""
+def costs(checkpoints: Path, store: Path, seed: int) -> dict[str, dict]:
+    """Stage, with the arm where arms have their own -> updates, hours and last loss."""
     found = {}
-    for log in sorted(checkpoints.glob("*/log.jsonl")):
-        lines = [line for _, line in numbered_json_lines(log) if "loss" in line]
-        seconds = [line["seconds"] for line in lines if "seconds" in line]
-        if seconds:
-            found[log.parent.name] = {
-                "updates": lines[-1]["step"],
-                "seconds": round(sum(seconds) / len(seconds) * len(lines)),
-                "last_loss": round(sum(line["loss"] for line in lines[-20:]) / len(lines[-20:]), 4),
-            }
+    for arm in ("off", "on"):
+        for stage, cost in describe(store, seed, arm)["stages"].items():
+            found[stage if stage == LANGUAGE_MODEL else f"{stage}, {arm}"] = cost
+        found[f"LoRA, {arm}"] = summary(checkpoints / f"lora-{seed}-{arm}")
     return found
 
 
@@ -138,16 +132,20 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--results_dir", type=Path, required=True, help="what scripts/experiment_miniature.sh wrote")
-    add("--checkpoints", type=Path, required=True, help="the runs' folders, for their cost")
+    add("--checkpoints", type=Path, required=True, help="the runs' folders, for the cost of LoRA")
+    add("--store", type=Path, default=STORE, help="the kept arms, for the cost of training (%(default)s)")
+    add("--seed", type=int, required=True, help="whose answers")
     add("--output", type=Path, required=True, help="the JSON file to write")
     add("--bootstrap", type=int, default=2000, help="resamples for intervals and nulls (%(default)s)")
     arguments = parser.parse_args(argv)
     content = {
+        "seed": arguments.seed,
         "versions": versions(),
         "commit": provenance()["git_commit"],
-        "costs": costs(arguments.checkpoints),
-        "seeds": collect(arguments.results_dir, arguments.bootstrap),
+        "costs": costs(arguments.checkpoints, arguments.store, arguments.seed),
+        "conditions": collect(arguments.results_dir, arguments.seed, arguments.bootstrap),
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, content)
     print(f"written: {arguments.output}")
 

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.files import write_json
 from data.grid import cell_names
 from eval import miniature_page, miniature_results
 from eval.miniature_results import ARMS
@@ -55,21 +57,28 @@ def answers(tmp_path) -> Path:
         for arm, wrong in WRONG.items():
             write_answers(tmp_path / "answers" / str(seed) / "3x3-144" / f"{arm}.jsonl", wrong + seed)
             write_studies(tmp_path, f"{seed}/3x3-144", arm, wrong + seed)
-    run = tmp_path / "checkpoints" / "pretrain-0-off"
-    run.mkdir(parents=True)
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "seconds": 1800.0}]
-    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for seed in (0, 1):
+        for arm in ("off", "on"):
+            lora = tmp_path / "checkpoints" / f"lora-{seed}-{arm}"
+            lora.mkdir(parents=True)
+            lines = [{"step": 1, "loss": 2.0, "seconds": 1800.0}, {"step": 2, "loss": 1.0, "seconds": 1800.0}]
+            (lora / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (lora / "training.json").write_text("{}")
+            stages = {"language model": {"updates": 30, "hours": 0.5}, "1, projector": {"updates": 7, "hours": 0.25}}
+            write_json(tmp_path / "arms" / f"{seed}-{arm}.json", {"stages": stages})
     return tmp_path
 
 
 def collect(folder: Path) -> Path:
-    words = ["--results_dir", str(folder), "--checkpoints", str(folder / "checkpoints")]
-    miniature_results.main([*words, "--output", str(folder / "results.json"), "--bootstrap", "50"])
-    return folder / "results.json"
+    for seed in (0, 1):
+        words = ["--results_dir", folder, "--checkpoints", folder / "checkpoints", "--store", folder / "arms"]
+        words += ["--seed", seed, "--output", folder / "seeds" / f"seed_{seed}.json", "--bootstrap", 50]
+        miniature_results.main(list(map(str, words)))
+    return folder / "seeds"
 
 
 def test_the_page_says_what_the_answers_say(answers):
-    words = ["--results_file", str(collect(answers)), "--output", str(answers / "page.md")]
+    words = ["--results_dir", str(collect(answers)), "--output", str(answers / "page.md")]
     with pytest.raises(InputError, match="--findings .*findings.md: cannot be read"):
         miniature_page.main([*words, "--findings", str(answers / "findings.md")])
     (answers / "findings.md").write_text("Nobody wins.\n")
@@ -85,7 +94,10 @@ def test_the_page_says_what_the_answers_say(answers):
         assert ARMS[arm] in page
     row = next(line for line in page.splitlines() if line.startswith("| b - a |"))
     assert "-33.33 (-33.33 to -33.33), clear in 2 of 2" in row
-    assert "| pretrain | 1 | 2 | 1.00 | 1.00 |" in page  # two updates, of which one says half an hour
+    assert "| language model | 2 | 30 | 0.50 | 1.00 |" in page, "a seed's, not an arm's"
+    assert "| 1, projector | 4 | 7 | 0.25 | 1.00 |" in page
+    assert "| LoRA | 4 | 2 | 1.00 | 4.00 |" in page
+    assert "| all | 10 |  |  | 6.00 |" in page
     assert "| **c** | 35.0 (30.0 to 40.0) | 0.000 (0.000 to 0.000) | " in page, "perception, one patch's entropy"
     towers = "| 25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
     for trained in ("with ordinary positions", "with BaPA"):
@@ -99,7 +111,7 @@ def test_a_missing_arm_is_named(answers):
     (answers / "answers/1/3x3-144/c0.jsonl").unlink()
     with pytest.raises(InputError, match=r"1/3x3-144/c0.jsonl: is missing"):
         collect(answers)
-    assert not (answers / "results.json").exists()
+    assert not (answers / "seeds/seed_1.json").exists()
 
 
 def test_a_missing_study_is_named(answers):
@@ -108,7 +120,13 @@ def test_a_missing_study_is_named(answers):
         collect(answers)
 
 
+def test_no_answers(answers):
+    shutil.rmtree(answers / "answers/0")
+    with pytest.raises(InputError, match="no answers/0"):
+        collect(answers)
+
+
 def test_no_seeds(tmp_path):
-    (tmp_path / "answers").mkdir()
-    with pytest.raises(InputError, match="no answers/<seed>"):
-        collect(tmp_path)
+    words = ["--results_dir", str(tmp_path), "--findings", "none.md", "--output", str(tmp_path / "page.md")]
+    with pytest.raises(InputError, match="no seed_<n>.json"):
+        miniature_page.main(words)

@@ -106,32 +106,38 @@ def test_the_miniature_is_trained_stage_upon_stage(run):
     assert "--data results/miniature/data/scenes.jsonl " in lines[2]
 
 
+def test_a_tower_that_is_there_is_not_trained(run):
+    lines = run("scripts/train_miniature.sh", TOWER="models/miniature")
+    assert not any("pretrain_tower.py" in line for line in lines)
+    (stage,) = [line for line in lines if "miniature/pretrain.yaml" in line]
+    assert "--vision_tower models/miniature " in stage
+
+
 def test_the_arms_of_the_experiment(run):
     """Which weights answer with which flag; LoRA starts from the model that was trained without BaPA."""
-    lines = run("scripts/experiment_miniature.sh", SEEDS="5", GRIDS="3", SIZES="144", PAGE="no")
-    arms = {line.split("/")[-1].removesuffix(".jsonl"): line for line in lines if "eval/probe.py" in line}
+    lines = run("scripts/experiment_miniature.sh", SEEDS="5", GRIDS="3", SIZES="144", PAGE="no", STORE="arms")
+    measured = {
+        line.split("--arm ")[1].split()[0]: line for line in lines if line.startswith("python eval/miniature_measure")
+    }
     folder = "checkpoints/miniature"
     wanted = {
-        "a": (f"{folder}/finetune-5-off-144", "false"),
-        "b": (f"{folder}/finetune-5-off-144", "true"),
-        "c0": (f"{folder}/lora-5-off-merged-144", "false"),
-        "c": (f"{folder}/lora-5-on-merged-144", "true"),
-        "d": (f"{folder}/finetune-5-on-144", "true"),
+        "a": ("finetune-5-off", "false"),
+        "b": ("finetune-5-off", "true"),
+        "c0": ("lora-5-off-merged", "false"),
+        "c": ("lora-5-on-merged", "true"),
+        "d": ("finetune-5-on", "true"),
     }
-    assert arms.keys() == wanted.keys()
+    assert measured.keys() == wanted.keys()
     for arm, (model, flag) in wanted.items():
-        assert f"--model_path {model} --position_balance {flag} " in arms[arm]
-        for study in ("perception", "information_flow"):
-            (line,) = [line for line in lines if f"eval/{study}.py" in line and line.split(f"/5/3x3-144/{arm}")[1:]
-                       and line.split(f"/5/3x3-144/{arm}")[1] in ("", ".jsonl")]  # fmt: skip
-            assert f"--model_path {model} --position_balance {flag} " in line
-            assert "/probe-3/probe.jsonl " in line
-    compared = [line for line in lines if "eval/similarity.py" in line]
-    assert [line.split("--model_path ")[1].split()[0] for line in compared] == [wanted["a"][0], wanted["d"][0]]
-    assert all("/similarity-3/similarity.jsonl " in line and "--readout linear" in line for line in compared)
+        assert f"--model_path {folder}/{model} --position_balance {flag} " in measured[arm]
+        assert "--seed 5 " in measured[arm]
+        assert " --grids 3 --sizes 144 " in measured[arm]
     tuned = [line for line in lines if "miniature/lora.yaml" in line]
     assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
     assert ["--position_balance true" in line for line in tuned] == [False, True]
+    arms = [line.split()[2:] for line in lines if "miniature_arms.py" in line]
+    names = ["--checkpoints", folder, "--store", "arms", "--seed", "5", "--arm"]
+    assert arms == [[action, *names, arm] for arm in ("off", "on") for action in ("keep", "restore")]
 
 
 def test_downstream_asks_every_benchmark_with_the_flag_off_and_on(run):

@@ -22,10 +22,11 @@ from models.writing import new_folder
 from train.loss_curve import SMOOTHED
 from train.run_folder import read_log
 
+TOWER, LANGUAGE_MODEL = "vision tower", "language model"
 # stage -> its folder below --checkpoints
 STAGES = {
-    "vision tower": "tower",
-    "language model": "language_model-{seed}",
+    TOWER: "tower",
+    LANGUAGE_MODEL: "language_model-{seed}",
     "1, projector": "pretrain-{seed}-{arm}",
     "2, instructions": "finetune-{seed}-{arm}",
 }
