@@ -1,4 +1,4 @@
-"""eval/miniature_measure.py: answers and studies of an arm, where the page looks for them, by its own weights and flag."""
+"""eval/miniature_measure.py: answers and studies of an arm, where the page looks for them, by its weights and flag."""
 
 import json
 import shutil
