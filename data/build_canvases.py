@@ -3,20 +3,16 @@
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import PIL
-from tqdm import tqdm
 
-from data.canvas import JPEG_QUALITY, RESAMPLING, Layout, decode, draw_canvas, encode, fit, make_layout
+from data.canvas import JPEG_QUALITY, RESAMPLING, Layout, make_layout
+from data.draw_canvases import Task, draw
 from data.files import write_atomic
 from data.grid import cell_names
 from data.output_folder import WORK, finish_work, open_build, read_manifest, start_work
@@ -85,7 +81,7 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
         except InputError:
             finish_work(folder)
             raise
-        _draw(folder, layout, sample.pictures, plans, args.workers)
+        draw(layout, _tasks(folder, layout, sample.pictures, plans), folder / WORK / "fitted", args.workers)
         rows = list(_rows(sample.pictures, plans, cell_names(layout.grid)))
         write_atomic(folder / f"{kind}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         manifest = _manifest(identity, source, sample, rows)
@@ -159,47 +155,17 @@ def _unlike(pictures: list[Picture], target: int, seed: str) -> Iterator[int]:
             yield place
 
 
-def _draw(folder: Path, layout: Layout, pictures: list[Picture], plans: list[Plan], workers: int) -> None:
-    """Draw what is missing of images/, one caption a task."""
+def _tasks(folder: Path, layout: Layout, pictures: list[Picture], plans: list[Plan]) -> list[Task]:
+    """What is to be drawn into images/, one task a caption."""
     images, pool = folder / "images", folder / WORK / "pool"
     images.mkdir(exist_ok=True)
-    there = set(os.listdir(images))
-    tasks = []
-    for plan in plans:
-        names = {k: f"{plan.target:06d}_{k}.jpg" for k in range(layout.grid**2)}
-        missing = {k: images / name for k, name in names.items() if name not in there}
-        if missing:
-            files = [pool / pictures[place].file for place in (plan.target, *plan.distractors)]
-            tasks.append((files, missing))
-    draw = partial(_draw_caption, layout)
-    progress = partial(tqdm, desc="drawing", unit=" captions", total=len(plans), initial=len(plans) - len(tasks))
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        for task in progress(tasks):
-            draw(task)
-        return
-    # Spawned, not forked: the parent may hold threads of parquet's reader.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _end_with_parent) as executor:
-        for _ in progress(executor.map(draw, tasks)):
-            pass
-
-
-def _draw_caption(layout: Layout, task: tuple[list[Path], dict[int, Path]]) -> None:
-    files, canvases = task
-    target, *distractors = [fit(decode(file.read_bytes(), layout.cell), layout.cell) for file in files]
-    for k, path in canvases.items():
-        write_atomic(path, encode(draw_canvas(layout, target, distractors, k)))
-
-
-def _end_with_parent() -> None:
-    """End this worker as soon as its parent is gone, even by a kill: it must not write to a resumed build."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    return [
+        Task(
+            [pool / pictures[place].file for place in (plan.target, *plan.distractors)],
+            {k: images / f"{plan.target:06d}_{k}.jpg" for k in range(layout.grid**2)},
+        )
+        for plan in plans
+    ]
 
 
 def _rows(pictures: list[Picture], plans: list[Plan], positions: tuple[str, ...]) -> Iterator[dict]:

@@ -120,14 +120,32 @@ def draw_canvas(layout: Layout, target: Image.Image, distractors: list[Image.Ima
     return draw_cells(layout, dict(zip(cells, [target, *distractors], strict=False)))
 
 
+def move_target(
+    canvas: Image.Image, layout: Layout, target: Image.Image, distractors: list[Image.Image], k: int
+) -> None:
+    """Make the `draw_canvas` of target cell `k` - 1 that of `k`, in place: target and one distractor change cells."""
+    corners = cell_corners(layout)
+    for cell in (k - 1, k):
+        left, top = corners[cell]
+        canvas.paste("white", (left, top, left + layout.cell, top + layout.cell))
+    paste_cell(canvas, layout, target, corners[k])
+    if k - 1 < len(distractors):
+        paste_cell(canvas, layout, distractors[k - 1], corners[k - 1])
+
+
 def draw_cells(layout: Layout, pictures: dict[int, Image.Image]) -> Image.Image:
     """A white RGB canvas with fitted `pictures` in the middle of their cells (row-major number -> picture)."""
     canvas = Image.new("RGB", (layout.canvas, layout.canvas), "white")
     corners = cell_corners(layout)
     for cell, picture in pictures.items():
-        left, top = corners[cell]
-        canvas.paste(picture, (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2))
+        paste_cell(canvas, layout, picture, corners[cell])
     return canvas
+
+
+def paste_cell(canvas: Image.Image, layout: Layout, picture: Image.Image, corner: tuple[int, int]) -> None:
+    """Put a fitted picture into the middle of the cell whose left top `corner` is given."""
+    left, top = corner
+    canvas.paste(picture, (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2))
 
 
 def encode(canvas: Image.Image) -> bytes:

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
-from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout
+from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout, move_target
 from tests.captioned_pictures import PHOTOS, difference
 
 
@@ -44,6 +44,18 @@ def test_pictures_keep_their_aspect_and_stand_in_the_middle(size, fitted):
     box = ImageChops.invert(canvas).getbbox()
     assert box[:2] == (284 + (272 - fitted[0]) // 2, 284 + (272 - fitted[1]) // 2)
     assert (box[2] - box[0], box[3] - box[1]) == fitted
+
+
+@pytest.mark.parametrize("others", [8, 3, 0])
+def test_moving_the_target_is_drawing_anew(others):
+    layout = make_layout(3, 840, None, 4, 8)
+    sizes = [(272, 100), (90, 272), (272, 272), (272, 200), (272, 5), (140, 272), (272, 30), (1, 272), (272, 250)]
+    pictures = [Image.linear_gradient("L").resize(size).convert("RGB") for size in sizes]
+    target, distractors = pictures[0], pictures[1 : 1 + others]
+    canvas = draw_canvas(layout, target, distractors, 0)
+    for k in range(1, 9):
+        move_target(canvas, layout, target, distractors, k)
+        assert canvas.tobytes() == draw_canvas(layout, target, distractors, k).tobytes(), k
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:

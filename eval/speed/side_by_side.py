@@ -5,37 +5,52 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from eval.speed.peak_memory import peak_bytes, reset_peak
+
 
 @dataclass(frozen=True)
 class Ratio:
     """How many times faster the second way is: the median over rounds, and all of them.
 
-    `seconds` of both, the median, for `units` of work a round.
+    `seconds` of both, the median, for `units` of work a round; `peaks`, bytes, the most of all rounds, None where they
+    are not known.
     """
 
     median: float
     rounds: list[float]
     seconds: tuple[float, float]
     units: int
+    peaks: tuple[int | None, int | None]
 
 
 def side_by_side(
-    first: Callable[[int], list], second: Callable[[int], list], rounds: int, units: Callable[[list], int] = len
+    first: Callable[[int], list],
+    second: Callable[[int], list],
+    rounds: int,
+    units: Callable[[list], int] = len,
+    seconds_of: Callable[[list], float] | None = None,
 ) -> tuple[Ratio, list[tuple[list, list]]]:
     """Time `first(round)` and `second(round)` alternately; the ratio, and what both returned in each round.
 
     Which one begins alternates, too. Nothing is warmed up: give a round 0 of other work where that matters.
+    `seconds_of`: what a way returned says how long the part took that counts; else its whole time counts.
     """
     timed, results = [], []
+    peaks = {first: [], second: []}
     for number in range(rounds):
         order = (first, second) if number % 2 == 0 else (second, first)
         seconds, found = {}, {}
         for way in order:
+            reset_peak()
             start = time.perf_counter()
             found[way] = way(number)
             seconds[way] = time.perf_counter() - start
+            peaks[way].append(peak_bytes())
+            if seconds_of is not None:
+                seconds[way] = seconds_of(found[way])
         timed.append((seconds[first], seconds[second]))
         results.append((found[first], found[second]))
     ratios = [slow / fast for slow, fast in timed]
     both = tuple(statistics.median(times) for times in zip(*timed, strict=True))
-    return Ratio(statistics.median(ratios), ratios, both, units(results[0][1])), results
+    highest = tuple(None if None in found else max(found) for found in peaks.values())
+    return Ratio(statistics.median(ratios), ratios, both, units(results[0][1]), highest), results
