@@ -1,25 +1,50 @@
-"""Measure speed, as ratios within one run: the paper's loops beside ours, over the same items with the same answers.
+"""Measure speed, as ratios within one run: two ways to do the same work, in turns, with the same results.
 
-    python eval/benchmark.py probe perception --model_path models/miniature --eval_file probe.jsonl --img_path images
+    python eval/benchmark.py --eval_file probe.jsonl --img_path images --output_json docs/performance_cpu.json
 
-probe: replies, batched and prepared by workers, against one `generate` a picture. perception: covered pictures, scored
-in batches with the answer given, against one `generate` each. Both allow 128 new tokens, as the paper's scripts do. The
-ratio is the median over rounds; the two ways take turns, and their answers are compared. Float32 on the CPU.
+overhead: steps with the flag on beside the flag off, on released geometries made narrow. positions: the method beside
+upstream's positions. probe, perception: replies and covered pictures, batched, against one `generate` each, as the
+paper's scripts do it, with up to 128 new tokens. build: canvases against the encoding of their JPEGs alone. train: an
+update of LoRA against batch 1. shard: one process and two, and going on with a long file.
+
+The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
+GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
 """
 
 import argparse
 import os
 import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from data.files import write_json
 from eval import probe
-from eval.generate import choose_device, load, make_greedy
-from eval.speed.studies import perception_ratio, probe_ratio
+from eval.generate import choose_device
+from eval.speed.building import building
+from eval.speed.overhead import overhead
+from eval.speed.positions import positions
+from eval.speed.rows import COLUMNS, Row, cells
+from eval.speed.sharding import sharding
+from eval.speed.studies import perception_row, probe_row
+from eval.speed.training import training
 from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
+from models.provenance import provenance, versions
 
-PARTS = {"probe": (probe_ratio, "items"), "perception": (perception_ratio, "covered pictures")}
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = {
+    "overhead": overhead,
+    "positions": positions,
+    "probe": probe_row,
+    "perception": perception_row,
+    "build": building,
+    "train": training,
+    "shard": sharding,
+}
+OF_A_PROBE = ("probe", "perception", "shard")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -27,39 +52,67 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("parts", nargs="+", choices=PARTS, help="what to measure")
+    add("parts", nargs="*", metavar="part", help=f"what to measure: {', '.join(PARTS)} (default: all)")
     add("--model_path", default="models/miniature", help="checkpoint (default: %(default)s)")
     add("--position_balance", type=true_or_false, metavar="true|false", help="(default: as config.json says)")
-    probe.add_arguments(parser)
+    add("--eval_file", type=Path, help="probe, perception, shard: the probe's items, JSON lines")
+    add("--img_path", type=Path, help="folder of its canvases")
     add("--items", type=int, default=36, help="of the probe in a round (default: %(default)s)")
-    add("--mask_size", type=int, default=42, help="side of a square, px; divides the canvas (default: %(default)s)")
+    add("--mask_size", type=int, default=84, help="side of a square, px; divides the canvas (default: %(default)s)")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add("--output_json", type=Path, help="file to write the results into")
     args = parser.parse_args(argv)
+    args.parts = args.parts or list(PARTS)
+    for name in args.parts:
+        if name not in PARTS:
+            raise InputError(f"{name}: no part; choose among {', '.join(PARTS)}")
     for name in ("items", "mask_size", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}: give 1 or more")
+    asked = [name for name in args.parts if name in OF_A_PROBE]
+    if asked and not (args.eval_file and args.img_path):
+        raise InputError(f"{', '.join(asked)}: give --eval_file and --img_path, a probe of data/build_probe.py")
+    if asked:
+        probe.load_items(args)  # says what is wrong with them before anything is measured
     return args
+
+
+def hardware(device: torch.device) -> str:
+    """What it runs on, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    if info.exists():
+        named = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = named[0] if named else name
+    gpu = f"{torch.cuda.get_device_name(device)}; " if device.type == "cuda" else ""
+    return f"{gpu}{name}, {cores} cores, {torch.get_num_threads()} threads"
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     device = choose_device(args.device, 0, 1)
-    model, processor = load(args.model_path, device, args.position_balance, "auto", None)
-    make_greedy(model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(
-        f"{args.model_path} on {device}, {str(model.dtype).removeprefix('torch.')}; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {cores} cores, Python {platform.python_version()}"
-    )
-    table = [["", "paper's, a second", "ours, a second", "ratio", "of each round"]]
-    for part in args.parts:
-        measure, unit = PARTS[part]
-        ratio = measure(model, processor, args)
-        papers, ours = (f"{ratio.units / seconds:.2f}" for seconds in ratio.seconds)
-        rounds = " ".join(f"{one:.2f}" for one in ratio.rounds)
-        table.append([f"{part}, {unit}", papers, ours, f"{ratio.median:.2f}", rounds])
-    print(text_table(table))
+    print(f"{hardware(device)}; torch {torch.__version__}, Python {platform.python_version()}")
+    found = []
+    for part in tqdm(args.parts, "parts"):
+        for row in PARTS[part](args, device):
+            found.append(row.as_dict())
+            tqdm.write(" | ".join(cells(found[-1])), file=sys.stderr)
+    print(text_table([list(COLUMNS), *map(cells, found)]))
+    for note in dict.fromkeys(f"{row['part']}, {row['what']}: {row['note']}" for row in found if row["note"]):
+        print(note)
+    if args.output_json:
+        words = sys.argv[1:] if argv is None else argv
+        content = {
+            "command": " ".join(["python eval/benchmark.py", *map(str, words)]),
+            "hardware": hardware(device),
+            "versions": versions(),
+            "commit": provenance()["git_commit"],
+            "rows": found,
+        }
+        write_json(args.output_json, content)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """eval/benchmark.py: both ways do the same work, and it says so if they do not."""
 
-import pytest
+import json
+import re
 
-from eval import benchmark
-from eval.speed import paper_loops
+import pytest
+import torch
+
+from eval import benchmark, performance_page
+from eval.speed import building, narrow, overhead, paper_loops, positions, sharding
+from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 from tests.pictures import picture
@@ -24,22 +29,78 @@ def canvases(tmp_path):
     return ["--eval_file", str(tmp_path / "probe.jsonl"), "--img_path", str(tmp_path / "images")]
 
 
-def measure(model, canvases, *more):
-    few = ("--rounds", "2", "--items", "1")
-    benchmark.main([*few, *more, "--model_path", str(model), *canvases, "--mask_size", "30"])
+def measure(model, canvases, *more, rounds=2):
+    few = ("--rounds", str(rounds), "--model_path", str(model), *canvases, "--mask_size", "30")
+    items = () if "--items" in more else ("--items", "1")
+    benchmark.main([*more, *items, *few])
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
-def test_both_parts_print_a_ratio_of_equal_work(tiny_folders, canvases, capsys, monkeypatch, family):
+def small(monkeypatch):
+    """Shorter work of every kind; what is compared stays."""
     monkeypatch.setattr(paper_loops, "MAX_NEW_TOKENS", 4)
-    measure(tiny_folders[family], canvases, "probe", "perception", "--position_balance", "true")
-    header, probe, perception = capsys.readouterr().out.splitlines()[1:]
-    assert header.split()[-4:] == ["ratio", "of", "each", "round"]
-    for line in (probe, perception):
-        *_, papers, ours, ratio, first, second = line.split()
-        assert float(papers) > 0
-        assert float(ours) > 0
-        assert float(ratio) == pytest.approx((float(first) + float(second)) / 2, abs=0.02)
+    monkeypatch.setattr(overhead, "FAMILIES", ("llava_1_5_7b", "qwen2_5_vl_7b", "gemma3_12b"))
+    monkeypatch.setattr(overhead, "DECODED", 3)
+    monkeypatch.setattr(narrow, "CANVAS", (112, 112))
+    monkeypatch.setattr(positions, "LENGTHS", (3_000,))
+    monkeypatch.setattr(positions, "BATCHES", (1, 2))
+    monkeypatch.setattr(positions, "SECONDS", 0.01)
+    monkeypatch.setattr(building, "CROPS", 1)
+    monkeypatch.setattr(sharding, "LONG", 900)
+
+
+def saved(tmp_path) -> dict[str, list[dict]]:
+    """The rows of the last run, by part."""
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    return {part: [row for row in rows if row["part"] == part] for part in {row["part"] for row in rows}}
+
+
+def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, tmp_path, monkeypatch, capsys):
+    small(monkeypatch)
+    words = (*benchmark.PARTS, "--output_json", str(tmp_path / "speed.json"))
+    measure(tiny_folders["llava"], canvases, *words, rounds=1)
+    printed = capsys.readouterr().out
+    found = saved(tmp_path)
+    assert set(found) == set(benchmark.PARTS)
+    assert len(found["overhead"]) == 3 * 3
+    assert len(found["positions"]) == 4 * 2
+    for rows in found.values():
+        for row in rows:
+            ratio = row["ratio"]
+            assert min(ratio["seconds"]) > 0
+            assert [ratio["median"]] == ratio["rounds"]
+            assert row["what"] in printed
+            assert row["met"] is None or row["goal"].startswith("at most") is (row["part"] in ("overhead", "positions"))
+    ours, upstreams = zip(*(map(int, re.findall(r"\d+", row["note"])) for row in found["positions"]), strict=True)
+    assert set(ours) == {0}, "positions of ours wait for no GPU"
+    assert max(upstreams) > 0, "Qwen2.5-VL's of upstream do, and the counter sees it"
+    assert [row["first"] for row in found["shard"]] == ["1 process", "900 rows"]
+    (tmp_path / "findings.md").write_text("## What limits the rest\n\nNothing.\n")
+    words = ["--results_file", tmp_path / "speed.json", "--findings", tmp_path / "findings.md"]
+    performance_page.main([*map(str, words), "--output", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert page.endswith("Nothing.\n")
+    assert all(f"### {part}\n" in page for part in benchmark.PARTS)
+    assert page.count("\n| ") > sum(map(len, found.values()))
+
+
+def test_both_flags_of_a_narrow_model_are_measured():
+    """What is switched is what the models read: balanced positions, and with the flag off upstream's."""
+    model = narrow.narrow_model("llava_1_5_7b", torch.device("cpu"))
+    batch = narrow.prompt_of(model, 8)
+    positions_of = {}
+    for flag in (False, True):
+        model.config.position_balance = flag
+        with torch.inference_mode():
+            positions_of[flag] = model._prepare_position_ids_for_generation(batch["input_ids"], batch)
+    assert int(positions_of[False].max()) == 576 + 7
+    assert int(positions_of[True].max()) == 8
+
+
+def test_batches_of_another_family(tiny_folders, canvases, monkeypatch, tmp_path):
+    monkeypatch.setattr(paper_loops, "MAX_NEW_TOKENS", 4)
+    words = ("probe", "perception", "--position_balance", "true", "--output_json", str(tmp_path / "speed.json"))
+    measure(tiny_folders["qwen2_5_vl"], canvases, *words)
+    assert {part: rows[0]["ratio"]["units"] for part, rows in saved(tmp_path).items()} == {"probe": 1, "perception": 8}
 
 
 def test_other_maps_are_no_ratio(tiny_folders, canvases, monkeypatch):
@@ -56,7 +117,11 @@ def test_what_cannot_be_measured_is_named(tiny_folders, canvases):
     with pytest.raises(InputError, match="probe.jsonl: 2 positives, 18 are needed"):
         measure(tiny_folders["llava"], canvases, "probe", "--items", "9")
     with pytest.raises(InputError, match="--rounds: give 1 or more"):
-        measure(tiny_folders["llava"], canvases, "probe", "--rounds", "0")
+        measure(tiny_folders["llava"], canvases, "probe", rounds=0)
+    with pytest.raises(InputError, match="prob: no part; choose among overhead, "):
+        measure(tiny_folders["llava"], canvases, "prob")
+    with pytest.raises(InputError, match="probe, shard: give --eval_file and --img_path"):
+        benchmark.main(["probe", "build", "shard"])
 
 
 def test_ways_take_turns_and_the_median_counts(monkeypatch):
@@ -74,4 +139,15 @@ def test_ways_take_turns_and_the_median_counts(monkeypatch):
     ratio, results = side_by_side(way("a", [4, 9, 6]), way("b", [2, 3, 1]), 3)
     assert "".join(order) == "abbaab"
     assert (ratio.median, ratio.rounds, ratio.seconds, ratio.units) == (3, [2, 3, 6], (6, 2), 5)
+    assert all(peak is None or peak > 1e7 for peak in ratio.peaks)
     assert results[2] == ([2] * 5, [2] * 5)
+
+
+def test_the_peak_is_of_the_work_alone():
+    reset_peak()
+    before = peak_bytes()
+    held = torch.ones(50_000_000)  # 200 MB
+    assert peak_bytes() - before > 150e6
+    del held
+    reset_peak()
+    assert peak_bytes() - before < 100e6

@@ -5,6 +5,7 @@ import copy
 import torch
 
 from models.errors import InputError
+from models.load import FORKS
 from train.geometry import GEOMETRIES, batch_of, image_tokens, new_model
 from train.settings import Settings
 
@@ -30,8 +31,6 @@ SPECIAL = {"image": 1001, "video": 1002, "vision_start": 1003, "vision_end": 100
 
 def narrow_config(geometry: str):
     """The config of a released geometry with TEXT's and VISION's sizes; its patches, tiles and windows are kept."""
-    from models.load import FORKS
-
     model_type, values = GEOMETRIES[geometry]
     values = copy.deepcopy(values)
     qwen, gemma = model_type == "qwen2_5_vl", model_type == "gemma3"

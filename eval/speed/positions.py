@@ -9,11 +9,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers.generation.utils import GenerationMixin
 
-from eval.speed.narrow import narrow_config
+from eval.speed import narrow
 from eval.speed.overhead import wait
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
 from models.load import FORKS
+from train.geometry import image_tokens, patch_grid
 
 GEOMETRIES = ("llava_1_5_7b", "llama3_llava_next_8b", "qwen2_5_vl_7b", "gemma3_12b")
 BATCHES, LENGTHS = (1, 32, 256), (1_000, 8_000, 64_000)
@@ -26,17 +27,14 @@ GOAL = Goal(1.0, at_most=True)
 
 def skeleton(geometry: str) -> torch.nn.Module:
     """The fork without weights: its methods need only the config."""
-    config = narrow_config(geometry)
+    config = narrow.narrow_config(geometry)
     with torch.device("meta"):
         return FORKS[config.model_type](config)
 
 
 def prompts(model: torch.nn.Module, rows: int, tokens: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Prompts of nothing but pictures of 840 x 840 px with a token of text around each, cut at `tokens`, no padding."""
-    from eval.speed.narrow import CANVAS
-    from train.geometry import image_tokens, patch_grid
-
-    picture = image_tokens(model.config, CANVAS)
+    picture = image_tokens(model.config, narrow.CANVAS)
     count = max(1, (tokens - 1) // (picture + 2))
     ids = torch.ones(rows, max(tokens, picture + 3), dtype=torch.long)
     for number in range(count):
@@ -45,9 +43,9 @@ def prompts(model: torch.nn.Module, rows: int, tokens: int, device: torch.device
     ids = ids.to(device)
     found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.model_type == "llava_next":
-        found["image_sizes"] = torch.tensor([CANVAS] * rows * count, device=device)
+        found["image_sizes"] = torch.tensor([narrow.CANVAS] * rows * count, device=device)
     if model.config.model_type == "qwen2_5_vl":
-        grid = [1, *patch_grid(model.config, CANVAS)]
+        grid = [1, *patch_grid(model.config, narrow.CANVAS)]
         found["image_grid_thw"] = torch.tensor([grid] * rows * count, device=device)
         found["mm_token_type_ids"] = (ids == model.config.image_token_id).long()
     return found

@@ -1,19 +1,43 @@
 """The probe and occlusion maps, as eval/ does them against the paper's loops over the same items."""
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+import torch
 
 from eval import generate, probe
 from eval.occlusion import Answer, occlusion_maps
 from eval.perception import check_mask_size
 from eval.speed import paper_loops
+from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import Ratio, side_by_side
 from models.errors import InputError
 
 WHITE = (255, 255, 255)
 TOLERANCE = 1e-4  # of a logit, in float32
+PAPERS = "one picture at a time"
+
+
+def probe_row(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """The probe's replies of the checkpoint."""
+    ratio = probe_ratio(*loaded(args, device), args)
+    yield Row("probe", f"{args.model_path}, {args.items} items", PAPERS, "batches", "items", ratio, Goal(5.0))
+
+
+def perception_row(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """The checkpoint's occlusion maps."""
+    ratio = perception_ratio(*loaded(args, device), args)
+    what = f"{args.model_path}, squares of {args.mask_size} px"
+    yield Row("perception", what, PAPERS, "batches", "covered pictures", ratio, Goal(10.0))
+
+
+def loaded(args: argparse.Namespace, device: torch.device) -> tuple:
+    """Model and processor, greedy."""
+    model, processor = generate.load(args.model_path, device, args.position_balance, "auto", None)
+    generate.make_greedy(model)
+    return model, processor
 
 
 def probe_ratio(model, processor, args: argparse.Namespace) -> Ratio:

@@ -1,0 +1,66 @@
+"""docs/performance.md from saved results of eval/benchmark.py: a table a part, each machine by itself.
+
+    python eval/performance_page.py --results_file docs/performance_cpu.json --findings docs/performance_findings.md \\
+        --output docs/performance.md
+"""
+
+import argparse
+import json
+from itertools import groupby
+from pathlib import Path
+
+from data.files import write_atomic
+from eval.markdown import table
+from eval.speed.rows import COLUMNS, cells
+from models.errors import ArgumentParser, InputError, run_script
+
+INTRODUCTION = """# Speed
+
+Ratios of two ways to do the same work, measured in turns in one process (`eval/benchmark.py`; its `--help` says what
+the parts are). The ratio is the time of the first way over that of the second, the median over rounds; `a second` and
+`peak` give both. The results of both ways are compared in the run: where they must be equal and are not, there is no
+number. What misses its goal stays in the table; [what limits it](#what-limits-the-rest) stands below."""
+
+
+def machine(results: dict) -> list[str]:
+    """The section of one file of results."""
+    described = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    parts = [
+        f"## {results['hardware']}",
+        f"Commit {results['commit']}; {described}.\n\n```sh\n{results['command']}\n```",
+    ]
+    for part, rows in groupby(results["rows"], key=lambda row: row["part"]):
+        rows = list(rows)
+        lines = [cells(row)[1:] for row in rows]
+        parts += [f"### {part}", table([list(COLUMNS[1:]), *lines])]
+        parts += [f"{row['what']}: {row['note']}." for row in rows if row["note"]]
+    return parts
+
+
+def page(files: list[dict], findings: str) -> str:
+    sections = [section for results in files for section in machine(results)]
+    return "\n\n".join([INTRODUCTION, *sections, findings.strip()]) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--results_file", type=Path, nargs="+", required=True, help="of eval/benchmark.py --output_json")
+    add("--findings", type=Path, required=True, help="Markdown: what limits what")
+    add("--output", type=Path, required=True, help="the page to write")
+    arguments = parser.parse_args(argv)
+    files = []
+    for path in (*arguments.results_file, arguments.findings):
+        try:
+            text = path.read_text(encoding="utf-8")
+            files.append(text if path == arguments.findings else json.loads(text))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from None
+    write_atomic(arguments.output, page(files[:-1], files[-1]))
+    print(f"written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,92 @@
+"""One update of LoRA: our padded batch of like lengths beside the paper's setting, one sample after the other."""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import pad
+
+from eval.speed import narrow
+from eval.speed.overhead import wait
+from eval.speed.rows import Goal, Row
+from eval.speed.side_by_side import side_by_side
+from train.encode import IGNORED
+from train.geometry import batch_of, image_tokens
+from train.settings import Settings
+from train.stages import trainable_model
+from train.trainer import causality_alone, supervised_only
+
+GEOMETRY = "qwen2_5_vl_7b"
+TEXTS = (
+    96,
+    112,
+    128,
+    144,
+    160,
+    176,
+    192,
+    208,
+)  # tokens beside the picture: samples of like length, as they are grouped
+TOLERANCE = 1e-4  # of the loss
+GOAL = Goal(2.0)
+
+
+def samples_of(model: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+    """Batches of one sample each, of unequal length, with pixels drawn from seed 0."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for text in TEXTS:
+        batch = batch_of(model.config, 1, image_tokens(model.config, narrow.CANVAS) + text, narrow.CANVAS)
+        batch["pixel_values"] = torch.randn(batch["pixel_values"].shape, generator=generator)
+        found.append({name: tensor.contiguous().to(model.device) for name, tensor in batch.items()})
+    return found
+
+
+def together(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The samples as rows of one batch, padded on the right."""
+    longest = max(sample["input_ids"].shape[1] for sample in samples)
+    fill = {"labels": IGNORED, "input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0, "token_type_ids": 0}
+    return {
+        name: torch.cat(
+            [
+                pad(one[name], (0, longest - one[name].shape[1]), value=fill[name]) if name in fill else one[name]
+                for one in samples
+            ]
+        )
+        for name in samples[0]
+    }
+
+
+def training(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """One row: tokens a second of forward and backward of eight samples; the losses must be the same."""
+    model = narrow.narrow_model(GEOMETRY, device)
+    model = trainable_model(model, Settings(stage="lora", bf16=False, gradient_checkpointing=False)).train()
+    samples = samples_of(model)
+    batch = together(samples)
+    supervised = [int((sample["labels"] != IGNORED)[:, 1:].sum()) for sample in samples]
+
+    def papers(number: int) -> list[float]:
+        total = 0.0
+        for sample, count in zip(samples, supervised, strict=True):
+            loss = model(**sample, use_cache=False).loss * count / sum(supervised)
+            loss.backward()
+            total += loss.item()
+        return ended(total)
+
+    def ours(number: int) -> list[float]:
+        loss = model(**batch | supervised_only(batch["labels"]) | causality_alone(batch)).loss
+        loss.backward()
+        return ended(loss.item())
+
+    def ended(loss: float) -> list[float]:
+        model.zero_grad(set_to_none=True)
+        wait(device)
+        return [loss]
+
+    tokens = sum(sample["input_ids"].numel() for sample in samples)
+    papers(-1), ours(-1)
+    ratio, results = side_by_side(papers, ours, args.rounds, lambda losses: tokens)
+    for (first,), (second,) in results:
+        assert abs(first - second) < TOLERANCE, f"the losses differ: {first}, {second}"
+    what = f"LoRA of rank 8, {GEOMETRY} made narrow, 8 samples, {tokens} tokens"
+    yield Row("train", what, "batch 1, accumulation 8", "batch 8", "tokens", ratio, GOAL)
