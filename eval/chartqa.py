@@ -17,7 +17,7 @@ from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import chartqa
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import InputError, run_script
 
 PROMPTS = {"lmms": "and a request for a single word", "vlmevalkit": "and a request for a single word or phrase"}
@@ -87,7 +87,9 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([picture], item["text"] + REQUESTS[args.prompt])
 
 
-BENCHMARK = Benchmark("chartqa", add_arguments, load_items, messages, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "chartqa", add_arguments, load_items, messages, afterwards=print_score, tables=lambda args: [table(args)]
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from eval.picture_folder import PictureFolder
 from eval.prompts import user_turn
 from eval.records import BadRecord, build_items, json_records
 from eval.scored_run import print_score
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import run_script
 
 REQUEST = "\nAnswer the question using a single word or phrase."  # lmms-eval's; DocVQA has none of its own
@@ -88,7 +88,9 @@ def finish(this: Run) -> None:
     print(f"docvqa: the split has no public answers; for the server: {path}{cut}")
 
 
-BENCHMARK = Benchmark("docvqa", add_arguments, load_items, messages, afterwards=finish)
+BENCHMARK = Benchmark(
+    "docvqa", add_arguments, load_items, messages, afterwards=finish, tables=lambda args: [table(args)]
+)
 
 
 def main(argv: list[str] | None = None) -> int:

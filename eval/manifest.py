@@ -46,6 +46,27 @@ def write_manifest(answers: Path, settings: dict, earlier: dict | None) -> str |
     return None
 
 
+def note_keys(answers: Path, keys: list[tuple]) -> None:
+    """Add the keys of all items, so that a reader of the answers can name the rows that it lacks.
+
+    As a text that holds JSON: one line, and not one for each of thousands of items.
+    """
+    manifest = read_manifest(answers) or {}
+    noted = json.dumps(keys, ensure_ascii=False, separators=(",", ":"))
+    if manifest.get("keys") != noted:
+        write_atomic(manifest_path(answers), _dump(manifest | {"keys": noted}))
+
+
+def noted_keys(answers: Path, manifest: dict) -> dict[tuple, None] | None:
+    """The keys of all items in their order, if the manifest has them. Raises InputError if they cannot be read."""
+    if "keys" not in manifest:
+        return None
+    try:
+        return dict.fromkeys(tuple(key) for key in json.loads(manifest["keys"]))
+    except (TypeError, ValueError):
+        raise InputError(f"{manifest_path(answers)}: field `keys` is damaged; remove it, or run again") from None
+
+
 def check_same(answers: Path, manifest: dict, settings: dict) -> None:
     """Raise InputError with the differences unless all of `settings` are in the manifest with the same
     values.

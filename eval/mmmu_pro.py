@@ -20,6 +20,7 @@ from eval.scored_run import print_score
 from eval.scorers import mmmu_pro
 from eval.scorers.mmmu_pro import VARIANTS
 from eval.scorers.rules import LETTERS
+from eval.table_source import Table
 from eval.tables import table_image_part
 from models.errors import run_script
 
@@ -64,12 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_items(args: argparse.Namespace) -> list[dict]:
     """The questions of all variants asked for. Raises InputError naming data set, row and field."""
-    return [item for variant in dict.fromkeys(args.dataset_variant) for item in variant_items(args, variant)]
+    return [item for table in tables_of(args) for item in variant_items(args, table)]
 
 
-def variant_items(args: argparse.Namespace, variant: str) -> list[dict]:
+def tables_of(args: argparse.Namespace) -> list[Table]:
+    """The table of each variant asked for."""
+    return [tables.table_of(args, "test", variant) for variant in dict.fromkeys(args.dataset_variant)]
+
+
+def variant_items(args: argparse.Namespace, table: Table) -> list[dict]:
     """The questions of one variant, in the order of its rows."""
-    table = tables.table_of(args, "test", variant)
+    variant = table.config
     if variant == "vision":
         tables.require_pictures(table)
     present = tables.pictures_present(table)
@@ -121,7 +127,9 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return [{"role": "user", "content": [{"type": "text", "text": item["text"]}, *pictures]}]
 
 
-BENCHMARK = Benchmark("mmmu_pro", add_arguments, load_items, messages, KEY, 1024, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "mmmu_pro", add_arguments, load_items, messages, KEY, 1024, afterwards=print_score, tables=tables_of
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,8 @@
         --answers_file results/pope.jsonl
 
 The files are the official ones (JSON lines; their names say the split, or a field `category`), or the hub's table
-(--dataset_path lmms-lab/POPE). eval/scorers/pope.py has the scoring rules.
+(--dataset_path lmms-lab/POPE). LLaVA's llava_pope_test.jsonl is not needed: it asks the same in the same words, but has
+no labels; its scripts take them from the official files, too. eval/scorers/pope.py has the scoring rules.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import pope
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import InputError, run_script
 
 PROMPTS = {
@@ -75,6 +76,11 @@ def file_records(file: Path) -> Records:
     """The records of a file, with the split that its name says where they do not."""
     named = [split for split in pope.SPLITS if split in file.name]
     for where, record in json_records(file):
+        if "category" in record and "label" not in record:
+            raise InputError(
+                f"{where}: field `label` is missing: LLaVA's file has the questions alone; give those with labels, "
+                f"--eval_file {' '.join(map(str, official_files(file)))}"
+            )
         if "category" not in record:
             if len(named) != 1:
                 raise InputError(
@@ -84,13 +90,29 @@ def file_records(file: Path) -> Records:
         yield where, record
 
 
+def official_files(file: Path) -> list[Path]:
+    """The official files of all splits: where LLaVA's layout has them beside a file, else by their names alone."""
+    names = [f"coco_pope_{split}.json" for split in pope.SPLITS]
+    places = [folder for folder in (file.parent / "coco", file.parent) if (folder / names[0]).is_file()]
+    return [Path(*places[:1], name) for name in names]
+
+
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     """One question about its picture."""
     picture = question_source.item_image_part(item, args, table(args))
     return user_turn([picture], item["text"] + (REQUEST if args.prompt == "official" else ""))
 
 
-BENCHMARK = Benchmark("pope", add_arguments, load_items, messages, KEY, strips=True, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "pope",
+    add_arguments,
+    load_items,
+    messages,
+    KEY,
+    strips=True,
+    afterwards=print_score,
+    tables=lambda args: [table(args)],
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from eval import picture_folder, tables
 from eval.picture_folder import PictureFolder, image_part
-from eval.tables import Table, table_image_part
+from eval.table_source import Table
+from eval.tables import table_image_part
 from models.errors import InputError
 
 

@@ -23,7 +23,7 @@ from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import refcoco
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import InputError, run_script
 
 PROMPTS = {
@@ -160,7 +160,9 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([question_source.item_image_part(item, args, table(args))], item["text"])
 
 
-BENCHMARK = Benchmark("refcoco", add_arguments, load_items, messages, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "refcoco", add_arguments, load_items, messages, afterwards=print_score, tables=lambda args: [table(args)]
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from eval.records import BadRecord, build_items, json_records
 from eval.scored_run import print_score
 from eval.scorers import scienceqa
 from eval.scorers.rules import LETTERS
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import InputError, run_script
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -129,7 +129,15 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([question_source.item_image_part(item, args, table(args))], placeholder + item["text"])
 
 
-BENCHMARK = Benchmark("scienceqa", add_arguments, load_items, messages, strips=True, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "scienceqa",
+    add_arguments,
+    load_items,
+    messages,
+    strips=True,
+    afterwards=print_score,
+    tables=lambda args: [table(args)],
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from eval import score
 from eval.harness import Run
+from eval.manifest import note_keys
 from models.errors import InputError
 
 
@@ -11,6 +12,7 @@ def print_score(this: Run) -> None:
     A run cut by --limit, or with errors in it, is scored as far as it goes and labelled partial.
     """
     answers = str(this.args.answers_file)
+    note_keys(this.args.answers_file, [this.key(item) for item in this.items])
     try:
         score.main([this.benchmark.name, "--answers_file", answers, "--allow_partial"])
     except InputError as error:  # the answers are whole all the same

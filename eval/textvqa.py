@@ -18,7 +18,7 @@ from eval.prompts import add_prompt, user_turn
 from eval.records import BadRecord, Records, build_items, json_records, require_fields
 from eval.scored_run import print_score
 from eval.scorers import textvqa
-from eval.tables import Table
+from eval.table_source import Table
 from models.errors import InputError, run_script
 
 PROMPTS = {"official": "LLaVA's: the question, and a request for a short answer", "lmms": "the question capitalised"}
@@ -88,7 +88,15 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([question_source.item_image_part(item, args, table(args))], item["text"])
 
 
-BENCHMARK = Benchmark("textvqa", add_arguments, load_items, messages, strips=True, afterwards=print_score)
+BENCHMARK = Benchmark(
+    "textvqa",
+    add_arguments,
+    load_items,
+    messages,
+    strips=True,
+    afterwards=print_score,
+    tables=lambda args: [table(args)],
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,9 +13,14 @@ def script(name: str):
     return importlib.import_module(f"eval.{name}")
 
 
+def command(model: Path, answers: Path, arguments: list, *more) -> list[str]:
+    """The command line behind the script's name."""
+    own = ("--model_path", model, "--answers_file", answers, "--max_new_tokens", 6, "--num_workers", 0)
+    return [str(part) for part in (*own, *arguments, *more)]
+
+
 def ask(name: str, model: Path, answers: Path, arguments: list, *more) -> int:
-    command = ["--model_path", model, "--answers_file", answers, "--max_new_tokens", 6, "--num_workers", 0]
-    return script(name).main([str(part) for part in (*command, *arguments, *more)])
+    return script(name).main(command(model, answers, arguments, *more))
 
 
 def parsed(name: str, arguments: list, *more) -> tuple[Benchmark, argparse.Namespace]:

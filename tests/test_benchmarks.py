@@ -1,21 +1,22 @@
 """eval/<benchmark>.py: each reads the official layout, asks by the protocol, and writes what eval/score.py scores."""
 
 import json
-import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pytest
 
 from eval import score
+from eval.fields import describe_key
 from eval.items import picture_parts
+from eval.scorers.mme import ROWS
 from models.errors import InputError
 from tests.benchmark_folders import LAYOUTS
-from tests.benchmark_runs import ask, parsed, questions
-from tests.probe_runs import read_rows
+from tests.benchmark_runs import ask, command, parsed, questions, script
+from tests.killed_runs import killed_after
+from tests.probe_runs import manifest_of, read_rows
 
 pytestmark = pytest.mark.usefixtures("table_cache")
 CASES = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
@@ -31,6 +32,7 @@ def test_asks_and_scores_with_the_flag_off_and_on(tiny_folders, tmp_path, capsys
         output = capsys.readouterr().out
         assert f"{name}, scorer official" in output
         assert "not scored" not in output
+        assert json.loads(manifest_of(answers).read_text())["position_balance"] == (flag == "true")
         rows = read_rows(answers)
         assert all({"id", "prediction", "prompt"} <= row.keys() for row in rows)
         assert all(("image_sha256" in row) == bool(pictures) for row, pictures in pictured(name, arguments, rows))
@@ -41,29 +43,45 @@ def test_asks_and_scores_with_the_flag_off_and_on(tiny_folders, tmp_path, capsys
         assert "on - off" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_line_that_is_lost_is_named(tiny_folders, tmp_path, capsys, name):
+    """By all that tells an item from the others, in the answers and in the scores alike."""
+    answers = tmp_path / "answers.jsonl"
+    assert ask(name, tiny_folders["qwen2_5_vl"], answers, LAYOUTS[name][0](tmp_path / "data")) == 0
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[1:]))
+    rules = score.BENCHMARKS[name]
+    assert script(name).BENCHMARK.key == rules.key
+    lost = describe_key(json.loads(lines[0]), rules.key)
+    with pytest.raises(InputError, match=re.escape(f"1 of {len(lines)} rows are missing ({lost})")):
+        score.main([name, "--answers_file", str(answers)])
+    score.main([name, "--answers_file", str(answers), "--allow_partial", "--bootstrap", "0"])
+    assert "PARTIAL, not to be compared: 1 of" in capsys.readouterr().out
+
+
 def pictured(name: str, arguments: list, rows: list[dict]) -> list[tuple[dict, list]]:
     benchmark, args = parsed(name, arguments)
     return [(row, picture_parts(benchmark.messages(row, args))) for row in rows]
 
 
-@pytest.mark.parametrize("name", ["mme", "mmmu_pro"])
-def test_a_killed_run_goes_on(tiny_folders, tmp_path, name):
-    """By the real script: killed with SIGKILL after its first answers, then run again."""
-    arguments = LAYOUTS[name][0](tmp_path / "data")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_killed_run_goes_on(talkative_folders, tmp_path, capsys, name):
+    """By the real script in a process of its own, killed with SIGKILL between two answers, then run again."""
+    model, arguments = talkative_folders["qwen2_5_vl"], LAYOUTS[name][0](tmp_path / "data")
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-    assert ask(name, tiny_folders["llava"], whole, arguments, "--batch_size", 1) == 0
-    parts = ["--model_path", tiny_folders["llava"], "--answers_file", broken, "--max_new_tokens", 6, *arguments]
-    command = [sys.executable, f"eval/{name}.py", *map(str, parts), "--batch_size", "1", "--num_workers", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    part = tmp_path / "broken.jsonl.part-0"
-    while not (part.exists() and part.read_bytes().count(b"\n")) and process.poll() is None:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not broken.exists(), "killed too late to test anything"
-    assert ask(name, tiny_folders["llava"], broken, arguments, "--batch_size", 1) == 0
+    options = ("--batch_size", 1, "--position_balance", "true")
+    assert ask(name, model, whole, arguments, *options) == 0
+    count = len(read_rows(whole))
+    words = command(model, broken, arguments, *options)
+    assert killed_after(count // 2, Path("eval", f"{name}.py"), words) == -signal.SIGKILL
+    assert not broken.exists()
+    assert len(read_rows(tmp_path / "broken.jsonl.part-0")) == count // 2 >= 1
+    capsys.readouterr()
+    assert ask(name, model, broken, arguments, *options) == 0
+    assert f"{count - count // 2} new, {count // 2} resumed, 0 errors" in capsys.readouterr().out
     assert broken.read_bytes() == whole.read_bytes()
+    assert manifest_of(broken).read_bytes() == manifest_of(whole).read_bytes()
+    assert not list(tmp_path.glob("broken.jsonl.part-*"))
 
 
 def test_scienceqa_removes_the_placeholder_and_the_papers_wording_keeps_it(tmp_path):
@@ -195,6 +213,22 @@ def test_mme_reads_flat_and_nested_folders_and_the_papers_lines(tiny_folders, tm
     assert [line.split("\t")[::2] for line in lines[:2]] == [["10.jpg", "Yes"], ["10.jpg", "No"]]
     assert all(line.count("\t") == 3 for line in lines)
     assert len(questions("mme", LAYOUTS["mme"][1](tmp_path / "paper"))[0]) == 4
+
+
+def test_mme_asks_all_fourteen_subtasks_unless_told(tmp_path):
+    path = LAYOUTS["mme"][0](tmp_path)[:2]
+    with pytest.raises(InputError, match="no folder existence and no existence_data.json; name others by --subtasks"):
+        questions("mme", path)
+    for subtask in set(ROWS) - {"color", "artwork"}:
+        shutil.copytree(tmp_path / "MME_Benchmark" / "color", tmp_path / "MME_Benchmark" / subtask)
+    items, _ = questions("mme", path)
+    assert [item["subtask"] for item in items[::4]] == [*ROWS]
+
+
+def test_the_papers_names_of_options_are_taken(tmp_path):
+    folder = LAYOUTS["mmmu_pro"][0](tmp_path)[1]
+    _, args = parsed("mmmu_pro", ["--dataset_repo_id", folder, "--model", "m2"])
+    assert (args.dataset_path, args.model_path) == (str(folder), "m2")
 
 
 def test_pope_takes_the_split_from_the_files_name(tmp_path):

@@ -47,6 +47,17 @@ def odd_label(folder, arguments):
     file.write_text(file.read_text().replace('"no"', '"maybe"'))
 
 
+def llavas_questions(folder, arguments):
+    """LLaVA's layout: its own file of questions, the labels in coco/ beside it."""
+    arguments[:] = ["--eval_file", folder / "llava_pope_test.jsonl", *arguments[-2:]]
+    text = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    row = {"question_id": 1, "image": "COCO_val2014_1.jpg", "text": text, "category": "random"}
+    write_lines(arguments[1], [row])
+    (folder / "coco").mkdir()
+    for file in folder.glob("coco_pope_*.json"):
+        file.rename(folder / "coco" / file.name)
+
+
 def nine_answers(folder, arguments):
     change(folder / "TextVQA_0.5.1_val.json", lambda whole: {"data": [{**whole["data"][0], "answers": ["x"] * 9}]})
 
@@ -142,6 +153,13 @@ def missing_column(folder, arguments):
         ("scienceqa", 0, number_for_a_picture, "entry 1: field `image` is '5'; the name of a file is expected"),
         ("mme", 0, one_line, "9.txt: 1 lines; two questions a picture"),
         ("pope", 0, odd_label, "coco_pope_popular.json, line 2: field `label` is 'maybe'"),
+        (
+            "pope",
+            0,
+            llavas_questions,
+            "llava_pope_test.jsonl, line 1: field `label` is missing: LLaVA's file has the questions alone; give those "
+            "with labels, --eval_file .*/coco/coco_pope_random.json .*/coco/coco_pope_popular.json .*adversarial.json$",
+        ),
         ("pope", 1, missing_column, "no column `image` of pictures"),
         ("textvqa", 0, nine_answers, "entry 1: field `answers` is not the list of ten answers"),
         ("hallusionbench", 0, half_a_file, "HallusionBench.json: not JSON"),

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from eval.score import BENCHMARKS, main
 from models.errors import InputError
 from tests.scored import read, score, write
+from tests.test_score_answers import crpe_rows, rows_of
 
 SCRIPT = Path(__file__).parents[1] / "eval" / "score.py"
 IMAGE_ROWS = 2017
@@ -60,13 +61,26 @@ def test_as_a_process(tmp_path):
     assert (tmp_path / "out/s.json").read_bytes() == (tmp_path / "out/again.json").read_bytes()
 
 
-def test_no_model_and_no_picture_library_is_imported():
-    code = (
-        "import sys, eval.score; "
-        "print(sorted({'torch', 'transformers', 'PIL', 'matplotlib', 'datasets', 'pandas'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parents[1])
-    assert (done.returncode, done.stdout) == (0, "[]\n")
+def test_no_model_and_no_picture_library_is_imported(tmp_path):
+    """Nor is one asked for while any benchmark is scored by any rule."""
+    for name in BENCHMARKS:
+        rows = crpe_rows(1) if name == "crpe" else rows_of(name, 2)[: 1 if name == "hallusionbench" else 2]
+        rows = [row | {"visual_input": "1"} for row in rows] if name == "hallusionbench" else rows
+        write(tmp_path / f"{name}.jsonl", rows)
+    code = """if True:
+        import pathlib, sys
+        from eval.score import BENCHMARKS, main
+        for name, rules in BENCHMARKS.items():
+            for scorer in rules.scorers:
+                answers = str(pathlib.Path(sys.argv[1], f"{name}.jsonl"))
+                main([name, "--answers_file", answers, "--scorer", scorer, "--allow_partial", "--bootstrap", "5"])
+        print(sorted({"torch", "transformers", "PIL", "matplotlib", "datasets", "pandas"} & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(", scorer ") == 30
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_benchmark_has_the_three_scorers():

@@ -169,6 +169,16 @@ def test_the_manifest_tells_what_is_missing(tmp_path):
     assert "the run was cut with --limit 8" in refused(answers, "scienceqa")
     manifest(answers, benchmark="scienceqa", items=8, limit=100)
     accept(answers, "scienceqa")
+    keys = json.dumps([[number] for number in range(10)])
+    manifest(answers, benchmark="scienceqa", items=10, keys=keys)
+    assert "2 of 10 rows are missing (id=8; id=9)" in refused(answers, "scienceqa")
+    assert score(tmp_path, "scienceqa", rows_of("scienceqa", 8))["runs"][0]["partial"] != []
+    write(answers, rows_of("scienceqa", 11)[1:])
+    told = refused(answers, "scienceqa")
+    assert "1 of 10 rows are missing (id=0); 1 rows are none of the run's (id=10)" in told
+    manifest(answers, benchmark="scienceqa", items=10, keys="[1, 2")
+    assert refused(answers, "scienceqa").endswith("field `keys` is damaged; remove it, or run again")
+    write(answers, rows_of("scienceqa", 8))
     manifest(answers, benchmark="pope", items=8)
     assert "answers to pope, as its manifest says; score them as `pope`" in refused(answers, "scienceqa")
 
@@ -187,7 +197,7 @@ def test_rows_with_errors_are_missing(tmp_path):
     write(answers, rows)
     manifest(answers, benchmark="scienceqa", items=8)
     told = refused(answers, "scienceqa")
-    assert "6 rows have an error and no reply (id=2, id=3, id=4, id=5, id=6, 1 more)" in told
+    assert "6 rows have an error and no reply (id=2; id=3; id=4; id=5; id=6; 1 more)" in told
     run = score(tmp_path, "scienceqa", rows)["runs"][0]
     assert (run["scored"], run["errors"]) == (2, 6)
     assert "no row to score, all 6 are errors" in refused(write(answers, rows[2:]), "scienceqa", "--allow_partial")
@@ -260,7 +270,7 @@ def test_files_of_other_rows_are_not_compared(tmp_path):
     for path, count in zip(files, (4, 5), strict=True):
         manifest(path, benchmark="scienceqa", items=count)
     told = refused(files[0], "scienceqa", "--answers_file", str(files[1]))
-    assert f"must hold the same rows: 1 are only in the first and 2 only in the second; first, {files[0]} alone" in told
+    assert "must hold the same rows: 1 are only in the first (id=0) and 2 are only in the second (id=4; id=5)" in told
     found = score(tmp_path, "scienceqa", rows_of("scienceqa", 4), rows_of("scienceqa", 6)[1:])
     assert [run["scored"] for run in found["runs"]] == [3, 3]
     assert [run["left_out"] for run in found["runs"]] == [1, 2]

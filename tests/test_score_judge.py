@@ -65,6 +65,30 @@ def test_words_of_the_judge(tmp_path, judge):
     assert set(read("asked.jsonl")[0]) == {"question", "gt_answer_details", "prediction"}
 
 
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("correct", "correct"),
+        ("Correct.", "correct"),
+        ("CORRECT", "correct"),
+        ("not correct", "correct"),
+        ("uncorrected", "correct"),
+        ("incorrect", "incorrect"),
+        ("The reply is Incorrect", "incorrect"),
+        ("correct, not incorrect", "incorrect"),
+        ("in correct", "correct"),
+        ("unclear", "unclear"),
+        ("It is unclear what is correct", "correct"),
+        ("Unclear!", "unclear"),
+    ],
+)
+def test_a_line_of_the_judge(tmp_path, judge, said, word):
+    rows = [row | {"prediction": f"<{said}>"} for row in rows_with(WORDS)]
+    file = str(tmp_path / "rows")
+    score(tmp_path, "hallusionbench", rows, arguments=("--judge_command", judge(), "--per_row", file))
+    assert {row["judged"] for row in read(file)} == {word}
+
+
 def test_lmms_judges_rows_with_a_figure(tmp_path, judge):
     found = score(tmp_path, "hallusionbench", rows_with(WORDS), scorer="lmms", arguments=("--judge_command", judge()))
     (run,) = found["runs"]

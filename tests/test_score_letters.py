@@ -2,6 +2,7 @@
 
 import pytest
 
+from eval.scorers.reasoning import without_thoughts
 from eval.scorers.rules import Context
 from tests.scored import numbers, score, verdict
 
@@ -169,17 +170,75 @@ def test_mmmu_pro(reply, official, lmms, vlmevalkit):
             assert (found.parsed, found.extra) == (letter, {}), scorer
 
 
-@pytest.mark.parametrize(("reply", "letter"), [("B", "B"), ("B.", None), (" B", None), ("(B)", None), ("", None)])
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"),
+        ("b", None),
+        ("B.", None),
+        (" B", None),
+        ("B\n", None),
+        ("(B)", None),
+        ("Answer: B", None),
+        ("copper", None),
+        ("BB", None),
+        ("K", None),
+        ("<think>A</think>B", "B"),
+        ("", None),
+    ],
+)
 def test_mmmu_pro_lmms_compares_vision_replies_as_they_are(reply, letter):
     row = {"id": 7, "variant": "vision", "options": METALS, "answer": "B", "prediction": reply}
     found = verdict("mmmu_pro", "lmms", row)
-    assert (found.parsed, found.correct) == (letter, reply == "B")
+    assert (found.parsed, found.correct) == (letter, letter == "B")
 
 
-def test_mmmu_pro_vlmevalkit_cuts_only_replies_with_thoughts():
-    row = {"id": 7, "variant": "vision", "options": METALS, "answer": "D", "prediction": "It is C.\nAnswer: $D$"}
-    assert verdict("mmmu_pro", "vlmevalkit", row | {"mode": "cot"}).parsed == "D"
-    assert verdict("mmmu_pro", "vlmevalkit", row | {"mode": "direct"}).parsed == "C", "$D$ is no word of its own"
+@pytest.mark.parametrize(
+    ("reply", "cot", "direct"),
+    [
+        ("It is C.\nAnswer: $D$", "D", "C"),  # $D$ is no word of its own
+        ("It is C.\nAnswer: D", "D", None),
+        ("It is C.\n  Answer: D  ", "D", None),
+        ("It is C.\nanswer: D", None, None),
+        ("Answer: C\nAnswer: D", "D", None),
+        ("Answer: D\nC it is", "D", None),
+        ("So the Answer: D", "D", "D"),
+        ("A?\nAnswer: either C or D", None, None),
+        ("A?\nAnswer: copper", "B", "B"),
+        ("C\nAnswer: DNA", None, "C"),
+        ("A\nAnswer:", None, "A"),
+        ("D", "D", "D"),
+        ("", None, None),
+    ],
+)
+def test_mmmu_pro_vlmevalkit_cuts_only_replies_with_thoughts(reply, cot, direct):
+    row = {"id": 7, "variant": "vision", "options": METALS, "answer": "D", "prediction": reply}
+    assert verdict("mmmu_pro", "vlmevalkit", row).parsed == cot
+    for mode, letter in (("cot", cot), ("direct", direct)):
+        assert verdict("mmmu_pro", "vlmevalkit", row | {"mode": mode}).parsed == letter, mode
+
+
+@pytest.mark.parametrize(
+    ("reply", "left"),
+    [
+        ("B", "B"),
+        (" B\n", " B\n"),
+        ("<think>A</think> B", "B"),
+        ("<think>A</think>\n<think>C</think>\nB", "B"),
+        ("A</think>\n\nB", "B"),
+        ("<think>A", "<think>A"),
+        ("B<think>A</think>", "B"),
+        ("<analysis>A</analysis>B", "B"),
+        ("<think>A</think><analysis>C</analysis>B", "B"),
+        ("<think>A<think>C</think>B", "B"),
+        ("<think>A</think>B</think>C", "C"),
+        ("<Think>A</Think>B", "<Think>A</Think>B"),
+        ("<think></think>", ""),
+        ("", ""),
+    ],
+)
+def test_thoughts_that_lmms_eval_removes(reply, left):
+    assert without_thoughts(reply) == left
 
 
 def test_mmmu_pro_draws_by_seed_and_item():

@@ -120,6 +120,16 @@ def test_pope_counts_by_split_and_means_over_splits(tmp_path):
     assert "the mean is over 2 of 3 splits" in run["remarks"]
 
 
+def test_pope_of_a_published_count_has_its_published_figures(tmp_path):
+    """LLaVA-1.5-7B on the random split, as counted in issue 626 of LLaVA's repository."""
+    counts = {"yy": 1183, "ny": 31, "nn": 1379, "yn": 317}
+    rows = pope_rows("random", [pair for pair, count in counts.items() for _ in range(count)])
+    found = numbers(tmp_path, "pope", rows)
+    published = {"accuracy": 88.04123711340206, "precision": 97.44645799011532, "recall": 78.86666666666666}
+    published |= {"f1": 87.17759764185703}
+    assert {name: found[f"random_{name}"] for name in published} == pytest.approx(published, abs=1e-5)
+
+
 def test_pope_scorers_differ_on_what_is_neither(tmp_path):
     rows = pope_rows("random", ["yy", "y-", "n-", "nn"])
     official, lmms, vlmevalkit = (numbers(tmp_path, "pope", rows, scorer) for scorer in SCORERS)

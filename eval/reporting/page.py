@@ -70,4 +70,5 @@ def _of_run(run: RunFile) -> str:
 
 
 def _as_json(manifest: dict) -> str:
+    manifest = {name: value for name, value in manifest.items() if name != "keys"}  # thousands
     return json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)

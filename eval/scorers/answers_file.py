@@ -1,7 +1,7 @@
 """An answers file of a benchmark, read and checked; and what tells that it lacks rows.
 
 That rows are missing is told from, in this order: rows with `error` in place of a reply; the manifest beside the file
-(eval/manifest.py), where the harness has written how many items it asked and whether --limit cut them; groups that a
+(eval/manifest.py), where the run has written which items it asked and whether --limit cut them; groups that a
 benchmark is made of (its file in this package: fours, pairs, figure 0); and the benchmark's number of rows. A run that
 its manifest calls complete, of other data than the published, is scored, and the numbers of rows are a remark.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.files import numbered_json_lines
 from eval.fields import describe_key, item_key, wrong_field
-from eval.manifest import manifest_path, read_manifest
+from eval.manifest import manifest_path, noted_keys, read_manifest
 from eval.scorers.rules import Rules
 from models.errors import InputError
 
@@ -47,7 +47,7 @@ def read_answers(path: str, benchmark: str, rules: Rules, scorer: str, allow_par
         raise InputError(f"{path}: answers to {asked}, as its manifest says; score them as `{asked}`")
     if not rows:
         raise InputError(f"{path}: no row to score, all {len(errors)} are errors; mend the pictures and run again")
-    complaints = _unfinished(Path(path), manifest, len(rows), errors, rules)
+    complaints = _unfinished(Path(path), manifest, rows, errors, rules)
     is_whole_run = "items" in manifest and not complaints
     scored = [row for row in rows if rules.takes(row, scorer)]
     if not scored:
@@ -75,15 +75,13 @@ def pair(first: Answers, second: Answers, rules: Rules) -> tuple[Answers, Answer
 
     Raises InputError for rows that only one of them has, unless one is partial, and for rows that ask different things.
     """
-    keys = [[item_key(row, rules.key) for row in answers.rows] for answers in (first, second)]
+    keys = [_keys(answers.rows, rules) for answers in (first, second)]
     by_key = [dict(zip(names, answers.rows, strict=True)) for names, answers in zip(keys, (first, second), strict=True)]
     alone = [[key for key in keys[0] if key not in by_key[1]], [key for key in keys[1] if key not in by_key[0]]]
     if any(alone) and not (first.partial or second.partial):
-        holder, example = (first, alone[0][0]) if alone[0] else (second, alone[1][0])
-        raise InputError(
-            f"{first.path} and {second.path} must hold the same rows: {len(alone[0])} are only in the first and "
-            f"{len(alone[1])} only in the second; first, {holder.path} alone has {_named(rules.key, example)}"
-        )
+        told = [f"{len(some)} are only in the {which} ({_ids(some, rules)})"
+                for which, some in zip(("first", "second"), alone, strict=True) if some]  # fmt: skip
+        raise InputError(f"{first.path} and {second.path} must hold the same rows: {' and '.join(told)}")
     shared = [key for key in keys[0] if key in by_key[1]]
     if not shared:
         raise InputError(f"{first.path} and {second.path}: no row is in both; give two runs over the same questions")
@@ -132,18 +130,33 @@ def _wrong(row: dict, rules: Rules) -> str | None:
     return rules.check(row)
 
 
-def _unfinished(path: Path, manifest: dict, count: int, errors: list[dict], rules: Rules) -> list[str]:
+def _unfinished(path: Path, manifest: dict, rows: list[dict], errors: list[dict], rules: Rules) -> list[str]:
     """What errors and the manifest say is missing."""
     complaints = []
     if errors:
-        ids = _shortened([_named(rules.key, item_key(row, rules.key)) for row in errors], ", ", "more")
-        complaints.append(f"{len(errors)} rows have an error and no reply ({', '.join(ids)})")
-    items, limit = manifest.get("items", count + len(errors)), manifest.get("limit")
-    if items != count + len(errors):
-        complaints.append(f"{count + len(errors)} rows, but {manifest_path(path).name} names {items} items")
+        complaints.append(f"{len(errors)} rows have an error and no reply ({_ids(_keys(errors, rules), rules)})")
+    present, asked = dict.fromkeys(_keys([*rows, *errors], rules)), noted_keys(path, manifest)
+    items, limit = manifest.get("items", len(present)), manifest.get("limit")
+    missing = [key for key in asked or () if key not in present]
+    foreign = [key for key in present if asked is not None and key not in asked]
+    if missing:
+        complaints.append(f"{len(missing)} of {items} rows are missing ({_ids(missing, rules)})")
+    if foreign:
+        complaints.append(f"{len(foreign)} rows are none of the run's ({_ids(foreign, rules)})")
+    if asked is None and items != len(present):
+        complaints.append(f"{len(present)} rows, but {manifest_path(path).name} names {items} items")
     if limit is not None and limit <= items:
         complaints.append(f"the run was cut with --limit {limit}")
     return complaints
+
+
+def _keys(rows: list[dict], rules: Rules) -> list[tuple]:
+    return [item_key(row, rules.key) for row in rows]
+
+
+def _ids(keys: list[tuple], rules: Rules) -> str:
+    """The first of these keys in words, and how many more there are."""
+    return "; ".join(_shortened([_named(rules.key, key) for key in keys], "; ", "more"))
 
 
 def _id_of(row: dict) -> str:

@@ -24,7 +24,7 @@ from eval.scorers.rules import Context, Observation, Rules, Scored, Verdict, oth
 
 COORDINATES = ("resized_pixels", "normalized_1000", "normalized_1")
 HIT = 0.5
-# Expressions of a split; recalled from papers, not counted from the files.
+# Expressions of a split. Together 57,457, the rows of VLMEvalKit's file of all eight.
 SIZES = {
     10834: "RefCOCO val",
     5657: "RefCOCO testA",
