@@ -10,7 +10,7 @@ from eval.entries import show_entry, two_decimals
 from eval.heatmaps import Panel
 from eval.metrics import SCORERS, compare, measure
 from eval.probe_answers import pair, read_answers
-from eval.probe_report import CELL_TITLES, TITLES, panels, report
+from eval.probe_report import CELL_TITLES, NOISE, TITLES, panels, report
 from eval.reporting.examples import Canvases, changed_examples
 from eval.reporting.pairs import Comparison
 from eval.reporting.parts import Section, Table, with_minus
@@ -42,7 +42,7 @@ def probe_section(
     if settings.bootstrap:
         notes.append(
             f"In brackets: 95% bootstrap intervals, {settings.bootstrap} resamples of captions, seed {settings.seed}; "
-            "those of variance and standard deviation leave out noise, which the values hold."
+            f"{NOISE}."
         )
     if settings.scorer == "paper":
         notes.append("Scorer paper: its reading of replies, and positives and negatives pooled in a cell's accuracy.")
