@@ -94,12 +94,14 @@ def _measure(this: Run, inner, model, processor, order, num_workers) -> Iterator
 
     from eval import generate
     from eval.attention_flow import recording
+    from models.reading import told_as
 
     args = this.args
 
     def weigh(batch: generate.Batch) -> list[dict]:
         image = batch.inputs["input_ids"] == model.config.image_token_id
-        grids = inner.patch_tokens(view=args.view, **batch.inputs)
+        with told_as(f"{args.model_path}: no grid of patches is known", ValueError):
+            grids = inner.patch_tokens(view=args.view, **batch.inputs)
         check_whole(len(grids), len(image), args.model_path)
         asked = []
         for row in image:

@@ -14,7 +14,7 @@ from eval import information_flow, plots
 from eval.flow_report import describe, drawn_with, read_maps, shape_numbers
 from eval.generate import prepare
 from eval.map_grid import lay
-from models import load_model
+from models import load_model, tiny
 from models.errors import InputError
 from models.tiny import FAMILIES
 from tests.benchmark_folders import crpe, hallusionbench, scienceqa
@@ -140,6 +140,20 @@ def test_a_cls_token_is_no_patch(kits, probe):
     config.vision_config.model_type = "siglip_vision_model"
     with pytest.raises(ValueError, match="its grid has a hole"):
         patch_tokens(config)
+
+
+def test_a_model_without_a_patch_grid_is_refused(probe, tmp_path):
+    """A SigLIP tower, which has no CLS token, whose first token is dropped as if it were one."""
+    model_class, clip, processor = tiny.llava()
+    vision = tiny.CLIP | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    kept = {"text_config": clip.text_config, "image_token_index": clip.image_token_id, "position_balance": True}
+    config = type(clip)(vision_config=vision, **kept)
+    processor.num_additional_image_tokens = 0
+    for part in (model_class(config), processor):
+        part.save_pretrained(tmp_path / "hole")
+    with pytest.raises(InputError, match="hole: no grid of patches is known .*drops the first patch"):
+        flow(tmp_path / "hole", probe, tmp_path / "a.jsonl", "--limit", 2)
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_other_attention_is_switched_with_a_notice(llava, probe, tmp_path, capsys):

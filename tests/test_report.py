@@ -125,7 +125,7 @@ def test_studies_stand_with_their_model(tmp_path):
     assert "BaPA off: own caption 25.00" in text
     assert "mean of all cells (chance 11.1)" in text
     assert "normalised entropy 0." in text
-    assert "base 4 2 × 2 1.50 0.00 2.50 2.50" in text
+    assert "base 4 2×2 1.50 0.00 2.50 2.50" in text
     pictures = re.findall("<img [^>]*>", page)
     assert len(pictures) == 3 + 4 + 3
     assert all(re.search(r' alt="[^"]{20,}"', picture) for picture in pictures)
