@@ -16,7 +16,7 @@ from functools import partial
 
 from eval import crpe, hallusionbench, probe, scienceqa
 from eval.harness import Benchmark, Run, run
-from eval.items import picture_parts
+from eval.items import check_whole, picture_parts
 from models.errors import ArgumentParser, InputError, run_script
 
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in (probe, scienceqa, crpe, hallusionbench)}
@@ -94,14 +94,15 @@ def _measure(this: Run, inner, model, processor, order, num_workers) -> Iterator
 
     from eval import generate
     from eval.attention_flow import recording
+    from models.reading import told_as
 
     args = this.args
 
     def weigh(batch: generate.Batch) -> list[dict]:
         image = batch.inputs["input_ids"] == model.config.image_token_id
-        grids = inner.patch_tokens(view=args.view, **batch.inputs)
-        if len(grids) != len(image):
-            raise InputError("the processor cuts pictures into several (pan and scan); switch that off in its config")
+        with told_as(f"{args.model_path}: no grid of patches is known", ValueError):
+            grids = inner.patch_tokens(view=args.view, **batch.inputs)
+        check_whole(len(grids), len(image), args.model_path)
         asked = []
         for row in image:
             patches = row.nonzero()[:, 0]

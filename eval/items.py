@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from models.errors import InputError
+
 
 class PictureError(Exception):
     """A picture that cannot be read. The message is a one-line reason that starts with the file's name."""
@@ -37,6 +39,19 @@ def open_picture(part: dict) -> tuple[Image.Image, str]:
         name = Path(part["path"]).name if "path" in part else "picture"
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{name}: {reason}") from None
+
+
+def check_whole(pictures: int, prompts: int, model_path: str) -> None:
+    """Raise InputError if a processor has made several pictures of some of the `prompts`, which have one each.
+
+    Of the files of a checkpoint, tokenizer_config.json alone can make it do so: transformers takes processing arguments
+    from there, and its own default, no pan and scan, before those of the image processor.
+    """
+    if pictures != prompts:
+        raise InputError(
+            f"{model_path}: its processor cuts a picture into several (pan and scan), which have no one grid of "
+            "patches; delete do_pan_and_scan from its tokenizer_config.json"
+        )
 
 
 def hash_pictures(messages: list[dict]) -> list[str | None]:

@@ -23,18 +23,20 @@ from eval.entries import entry, plain
 from eval.heatmaps import check_suffix, probe_heatmaps
 from eval.manifest import check_finished
 from eval.probe_answers import Answers, pair, read_answers, to_replies
-from eval.probe_report import panels, report
+from eval.probe_report import NOISE, panels, report
 from eval.probe_statistics import (
+    NO_INTERVAL,
     UNREADABLE,
     Replies,
     bootstrap,
+    corrected_samples,
     count_by_caption,
     interval,
     mcnemar,
     null_spread,
     p_value,
     point,
-    spread_intervals,
+    variance_noise,
 )
 from eval.result_files import check_bootstrap, check_inputs, check_outputs, name_runs
 from models.errors import ArgumentParser, run_script
@@ -62,8 +64,9 @@ def measure(answers: Answers, label: str, pool_answers: bool = False, resamples:
     replies = to_replies(answers)
     counts = count_by_caption(replies, pool_answers)
     here, samples = point(counts), bootstrap(counts, resamples, seed)
-    null = null_spread(counts, resamples, seed)
-    here["variance_corrected"] = here["variance"] - (null["variance"].mean() if resamples else np.nan)
+    null, noise = null_spread(counts, resamples, seed), variance_noise(counts)
+    samples["variance_corrected"] = corrected_samples(here, samples, noise)
+    here["variance_corrected"] = here["variance"] - noise
     names = cell_names(answers.grid)
     has_positives = counts["positives"].any(axis=1)
     cells_differ = here["gap"] > 0  # False if no cell has data
@@ -101,17 +104,16 @@ def compare(first: Run, second: Run) -> dict:
     correct, positive = (first.replies.correct, second.replies.correct), first.replies.positive
     return {
         "label": f"{second.label} - {first.label}",
-        "numbers": _numbers(difference, samples, paired_difference=True),
+        "numbers": _numbers(difference, samples),
         "cells": _cells(names, difference, samples),
         "mcnemar": {"all": mcnemar(*correct), "positives": mcnemar(correct[0][positive], correct[1][positive])},
     }
 
 
-def _numbers(values: dict, samples: dict, paired_difference: bool = False) -> dict[str, dict]:
+def _numbers(values: dict, samples: dict) -> dict[str, dict]:
     names = [name for name in values if not name.startswith(CELL)]
-    intervals = {name: interval(samples[name]) for name in names if name in samples}
-    intervals |= spread_intervals(values, samples, paired_difference)
-    return {name: entry(values[name], *intervals.get(name, (np.nan, np.nan))) for name in names}
+    none = (np.nan, np.nan)
+    return {name: entry(values[name], *(none if name in NO_INTERVAL else interval(samples[name]))) for name in names}
 
 
 def _cells(names: Sequence[str], values: dict[str, np.ndarray], samples: dict[str, np.ndarray]) -> list[dict]:
@@ -197,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     print(report(summaries, comparison))
     if arguments.bootstrap:
         print(f"[]: 95% bootstrap intervals, {arguments.bootstrap} resamples of captions, seed {arguments.seed};")
-        print("    those of variance and standard deviation leave out noise, which the values hold")
+        print(f"    {NOISE}")
     if pooled:
         print("scorer paper: its reading of replies, and positives and negatives pooled in the accuracy of a cell")
     for output in filter(None, (arguments.output_json, arguments.output_heatmap)):

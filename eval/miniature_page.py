@@ -70,8 +70,8 @@ def arms_table(results: dict, condition: str) -> str:
 
 def pairs_table(results: dict, condition: str) -> str:
     """Differences: mean and range over seeds, and in how many seeds the 95% interval over captions leaves out zero."""
-    names = ("balanced_accuracy", "mean", "variance", "flip")
-    rows = [["difference", *(COLUMNS.get(name, "variance over cells, %²") for name in names)]]
+    names = ("balanced_accuracy", "mean", "variance_corrected", "flip")
+    rows = [["difference", *(COLUMNS[name] for name in names)]]
     for first, second in PAIRS:
         label, cells = f"{second} - {first}", []
         entries = [seed[condition]["pairs"][label]["numbers"] for seed in results["seeds"].values()]

@@ -10,18 +10,20 @@ from PIL import Image
 from data.files import write_atomic
 
 STRONGEST = 0.75  # opacity of the map's largest value
+PALENESS = 0.7  # what is left of the picture's contrast
 
 
 def write_overlay(picture: Path, values: list[list[float | None]], path: Path) -> None:
     """Write the picture, pale and grey, with `values` (rows, columns; None: nothing) over it in red, as a PNG."""
     with Image.open(picture) as image:
-        grey = 127 + np.asarray(image.convert("L"), float)[..., None].repeat(3, axis=2) / 2
+        grey = np.asarray(image.convert("L"), float)[..., None].repeat(3, axis=2)
+    grey = 255 - PALENESS * (255 - grey)
     map_ = np.array([[0.0 if value is None else value for value in row] for row in values])
     map_ = map_ / (map_.max() or 1.0)
     tall, wide = -(-grey.shape[0] // len(map_)), -(-grey.shape[1] // map_.shape[1])
     shown = map_.repeat(tall, 0).repeat(wide, 1)[: grey.shape[0], : grey.shape[1], None]
     colour = 255 * colormaps["YlOrRd"](shown[..., 0])[..., :3]
-    opacity = STRONGEST * np.minimum(1, 3 * shown)
+    opacity = STRONGEST * np.sqrt(shown)  # small values are to be seen, and the picture below them
     blended = Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))
     content = io.BytesIO()
     blended.save(content, "PNG")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from data.grid import cell_names
 from eval.cell_means import cell_means
@@ -21,7 +22,7 @@ from models.errors import InputError
 
 FILE, UNIT = "occlusion.jsonl", "captions"
 SAME_SETTINGS = ("mask_size", "mask_color", "target", "baseline")
-INK, QUIET = "#1a1a1a", "#5f5f5f"
+INK, QUIET, TARGET = "#1a1a1a", "#5f5f5f", "#00a5b8"
 
 
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
@@ -85,22 +86,26 @@ def summed(measured: Measured, maps: np.ndarray) -> np.ndarray:
 def figure(drawn: list[tuple[str, np.ndarray]]) -> Figure:
     """One grid of maps per run, by target cell, with one scale for all."""
     side = round(len(drawn[0][1]) ** 0.5)
-    whole = Figure(figsize=(4.4 * len(drawn), 5.2), facecolor="white", layout="constrained")
+    whole = Figure(figsize=(4.4 * len(drawn), 5.5), facecolor="white", layout="constrained")
     norm = Normalize(0, max(maps.max() for _, maps in drawn) or 1)
-    above, below = whole.subfigures(2, 1, height_ratios=(8, 1))
+    above, below = whole.subfigures(2, 1, height_ratios=(8, 1.2))
     parts = above.subfigures(1, len(drawn), wspace=0.06, squeeze=False)[0]
     for part, (label, maps) in zip(parts, drawn, strict=True):
         part.suptitle(label, fontsize=12, weight="bold", color=INK)
         axes = part.subplots(side, side, squeeze=False).ravel()
-        for one, values, name in zip(axes, maps, cell_names(side), strict=True):
-            picture = one.imshow(values, cmap=colormaps["magma_r"], norm=norm, interpolation="nearest")
+        for cell, (one, values, name) in enumerate(zip(axes, maps, cell_names(side), strict=True)):
+            extent = (0, side, side, 0)  # in cells of the canvas
+            picture = one.imshow(values, cmap=colormaps["magma_r"], norm=norm, interpolation="nearest", extent=extent)
+            one.add_patch(Rectangle((cell % side, cell // side), 1, 1, fill=False, edgecolor=TARGET, linewidth=1.2))
             one.set_title(name.replace("_", " "), fontsize=8, color=QUIET, pad=3)
             one.set(xticks=[], yticks=[])
+            one.spines[:].set_color(QUIET)
     # A bar of its own, since axes of several subfigures cannot share one.
     bar = below.colorbar(picture, cax=below.subplots(), orientation="horizontal")
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2, color=QUIET, labelcolor=INK)
-    bar.set_label("what the answer loses when a square is covered, mean of maps of maximum 1", fontsize=8, color=INK)
+    text = "what the answer loses when a square is covered, mean of maps of maximum 1"
+    bar.set_label(f"{text}\nframed: the cell of the picture that was asked for", fontsize=7.5, color=INK)
     return whole
 
 

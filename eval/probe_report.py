@@ -12,7 +12,7 @@ from eval.text_table import text_table
 TITLES = {
     "mean": "mean over cells, %",
     "variance": "variance over cells, %^2",
-    "variance_corrected": "variance less that of noise, %^2",
+    "variance_corrected": "variance over cells less noise, %^2",
     "std": "standard deviation, points",
     "cv": "coefficient of variation, %",
     "gap": "gap (best - worst cell), points",
@@ -28,6 +28,8 @@ TITLES = {
     "d_prime": "d'",
     "yes_rate": "replies Yes, %",
 }
+# Why spreads have no interval.
+NOISE = "spreads and the worst cell have none, since they hold noise: fewer wrong replies make less of it"
 CELL_TITLES = {
     "accuracy": "accuracy by cell, %",
     "negative_accuracy": "accuracy of negatives by cell, %",

@@ -18,6 +18,7 @@ from functools import partial
 
 from eval import probe
 from eval.harness import Benchmark, Run, run
+from eval.items import check_whole
 from models.errors import InputError, run_script
 
 COMPARED = {"similarity": "caption", "similarity_other": "other_caption"}
@@ -74,8 +75,7 @@ def measure(this: Run, model, processor, order: list[int], num_workers: int) -> 
     def compare(batch: generate.Batch) -> list[dict]:
         outcomes = []
         vectors = image_vectors(model, batch.inputs, this.args.pooling)
-        if len(vectors) != len(batch.indices):
-            raise InputError("the processor cuts pictures into several (pan and scan); switch that off in its config")
+        check_whole(len(vectors), len(batch.indices), this.args.model_path)
         for index, image in zip(batch.indices, vectors, strict=True):
             item = this.items[index]
             outcome = {name: cosine(image, pool(item[caption])) for name, caption in COMPARED.items()}

@@ -61,6 +61,16 @@ def test_readme_names_real_files():
     ]
 
 
+def test_readme_figures_are_small_and_drawn_by_a_script():
+    figures = re.findall(r"!\[(.+?)\]\((docs/.+?)\)", (ROOT / "README.md").read_text())
+    script = (ROOT / "scripts/figures.sh").read_text()
+    assert len(figures) >= 3
+    for words, path in figures:
+        assert len(words) > 20
+        assert (ROOT / path).stat().st_size < 150_000, path
+        assert path.replace("docs/", "$FIGURES/") in script
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_scripts_explain_themselves(script):
     """A docstring with a command that names the script, and --help that ends well, from any folder."""

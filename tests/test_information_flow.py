@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import shutil
 from argparse import Namespace
 
 import numpy as np
@@ -13,12 +14,13 @@ from eval import information_flow, plots
 from eval.flow_report import describe, drawn_with, read_maps, shape_numbers
 from eval.generate import prepare
 from eval.map_grid import lay
-from models import load_model
+from models import load_model, tiny
 from models.errors import InputError
 from models.tiny import FAMILIES
 from tests.benchmark_folders import crpe, hallusionbench, scienceqa
+from tests.pictures import picture
 from tests.probe_runs import read_rows, write_rows
-from tests.test_similarity import picture_of
+from tests.test_similarity import compare, picture_of
 
 
 def flow(model, probe, answers, *more) -> int:
@@ -140,6 +142,20 @@ def test_a_cls_token_is_no_patch(kits, probe):
         patch_tokens(config)
 
 
+def test_a_model_without_a_patch_grid_is_refused(probe, tmp_path):
+    """A SigLIP tower, which has no CLS token, whose first token is dropped as if it were one."""
+    model_class, clip, processor = tiny.llava()
+    vision = tiny.CLIP | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    kept = {"text_config": clip.text_config, "image_token_index": clip.image_token_id, "position_balance": True}
+    config = type(clip)(vision_config=vision, **kept)
+    processor.num_additional_image_tokens = 0
+    for part in (model_class(config), processor):
+        part.save_pretrained(tmp_path / "hole")
+    with pytest.raises(InputError, match="hole: no grid of patches is known .*drops the first patch"):
+        flow(tmp_path / "hole", probe, tmp_path / "a.jsonl", "--limit", 2)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_other_attention_is_switched_with_a_notice(llava, probe, tmp_path, capsys):
     assert flow(llava, probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 0
     more = ("--attn_implementation", "eager", "--position_balance", "true")
@@ -165,6 +181,31 @@ def test_an_adapter_is_measured_like_a_model(tiny_folders, probe, tmp_path):
 def test_tiles_are_refused_where_there_are_none(llava, probe, tmp_path):
     with pytest.raises(InputError, match="--view tiles: a llava has one view"):
         flow(llava, probe, tmp_path / "a", "--view", "tiles", "--position_balance", "true")
+
+
+def test_pan_and_scan_is_refused_until_the_file_that_can_switch_it_on_does_not(tiny_folders, tmp_path):
+    """A wide picture. transformers heeds do_pan_and_scan of tokenizer_config.json, not of processor_config.json."""
+    folder = shutil.copytree(tiny_folders["gemma3"], tmp_path / "gemma3")
+    (tmp_path / "images").mkdir()
+    picture(600, 200, 0).save(tmp_path / "images" / "0_0.png")
+    row = {"id": 0, "image": "0_0.png", "caption": "x", "position": "center", "answer": "Yes"}
+    write_rows(tmp_path / "probe.jsonl", [row, row | {"id": 1, "caption": "y", "image": "0_0.png", "position": "left"}])
+    settings = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 64}
+
+    def measured(name, change):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(change(content)))
+        for number, study in enumerate((flow, compare)):
+            assert study(folder, tmp_path, tmp_path / f"{number}.jsonl", "--overwrite") == 0
+
+    measured(
+        "processor_config.json", lambda old: old | settings | {"image_processor": old["image_processor"] | settings}
+    )
+    with pytest.raises(InputError, match="delete do_pan_and_scan from its tokenizer_config.json"):
+        measured("tokenizer_config.json", lambda old: old | settings)
+    with pytest.raises(InputError, match="delete do_pan_and_scan from its tokenizer_config.json"):
+        compare(folder, tmp_path, tmp_path / "c.jsonl")
+    measured("tokenizer_config.json", lambda old: {name: old[name] for name in old if name not in settings})
 
 
 def test_the_same_command_twice_changes_nothing_and_crosses_processes(llava, probe, tmp_path):

@@ -217,7 +217,7 @@ def test_an_overlay_is_strongest_where_the_map_is(tmp_path):
     write_overlay(tmp_path / "canvas.png", [[None, 0.1, 0.2, 1.0], [0.0, 0.0, 0.0, 0.0]], tmp_path / "o.png")
     shown = np.asarray(Image.open(tmp_path / "o.png").convert("L")).astype(int)
     assert shown.shape == (20, 40)
-    assert shown[5, 35] < shown[5, 25] < shown[5, 15] < shown[5, 5] == shown[15, 35] == 254
+    assert shown[5, 35] < shown[5, 25] < shown[5, 15] < shown[5, 5] == shown[15, 35] == 255
 
 
 @pytest.mark.parametrize(

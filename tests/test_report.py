@@ -39,7 +39,7 @@ def test_the_page_has_the_numbers_of_the_scorer(tmp_path, capsys):
             assert with_minus(show_entry(column["numbers"][name], signed=place == 2)) in text, name
     test = found["comparison"]["mcnemar"]["positives"]
     assert f"positives {test['only_first_correct']} {test['only_second_correct']} {test['p']:.3g}" in text
-    sentence = "With BaPA bus-7b answers more evenly over positions (variance over cells −"
+    sentence = "With BaPA bus-7b answers more evenly over positions (variance over cells less noise −"
     assert sentence in text
     assert sentence in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text() == make_report(tmp_path), "the same results give the same page"
@@ -125,7 +125,7 @@ def test_studies_stand_with_their_model(tmp_path):
     assert "BaPA off: own caption 25.00" in text
     assert "mean of all cells (chance 11.1)" in text
     assert "normalised entropy 0." in text
-    assert "base 4 2 × 2 1.50 0.00 2.50 2.50" in text
+    assert "base 4 2×2 1.50 0.00 2.50 2.50" in text
     pictures = re.findall("<img [^>]*>", page)
     assert len(pictures) == 3 + 4 + 3
     assert all(re.search(r' alt="[^"]{20,}"', picture) for picture in pictures)

@@ -63,6 +63,8 @@ def test_the_page_in_a_browser(results, tmp_path):
             tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
             widths = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
             assert widths[0] <= widths[1], f"wider than a window of {width}"
+            cut = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length"
+            assert tab.evaluate(cut) == 0, "a table of which a part is not to be seen"
             colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 200) == dark
         tab.open(tmp_path / "bad.html", 400)  # what the assertions above would have seen

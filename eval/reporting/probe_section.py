@@ -10,7 +10,7 @@ from eval.entries import show_entry, two_decimals
 from eval.heatmaps import Panel
 from eval.metrics import SCORERS, compare, measure
 from eval.probe_answers import pair, read_answers
-from eval.probe_report import CELL_TITLES, TITLES, panels, report
+from eval.probe_report import CELL_TITLES, NOISE, TITLES, panels, report
 from eval.reporting.examples import Canvases, changed_examples
 from eval.reporting.pairs import Comparison
 from eval.reporting.parts import Section, Table, with_minus
@@ -42,7 +42,7 @@ def probe_section(
     if settings.bootstrap:
         notes.append(
             f"In brackets: 95% bootstrap intervals, {settings.bootstrap} resamples of captions, seed {settings.seed}; "
-            "those of variance and standard deviation leave out noise, which the values hold."
+            f"{NOISE}."
         )
     if settings.scorer == "paper":
         notes.append("Scorer paper: its reading of replies, and positives and negatives pooled in a cell's accuracy.")
@@ -106,7 +106,8 @@ def _number_tables(summaries: list[dict], comparison: dict | None) -> list[Table
         entries = [[cell[0]["position"].replace("_", " "), [one[name] for one in cell]] for cell in cells]
         found = _rows(["cell", *head], entries, len(summaries))
         if len(found) > 1:
-            tables.append(Table(title[0].upper() + title[1:], found, folded=True))
+            word = title.split()[0].isalpha()  # d' is a symbol
+            tables.append(Table(title[0].upper() + title[1:] if word else title, found, folded=True))
     return tables
 
 
@@ -136,7 +137,7 @@ def _rows(head: list[str], entries: list, runs: int) -> list[list[str]]:
     for title, numbers in entries:
         if any(number["value"] is not None for number in numbers):
             shown = [with_minus(show_entry(number, signed=place >= runs)) for place, number in enumerate(numbers)]
-            found.append([title.replace("^2", "²"), *shown])
+            found.append([with_minus(title.replace("^2", "²")), *shown])
     return found
 
 

@@ -125,7 +125,7 @@ def rotary_section(path: Path, found: dict) -> Section:
         for one in found["found"]:
             title = ", ".join(filter(None, [str(one["view"]), str(one["layer_type"] or "").replace("_", " ")]))
             kernels = {flag: np.array(one[flag]["kernel"], float) for flag in ("off", "on")}
-            grid = "{} × {}".format(*kernels["off"].shape)
+            grid = "{}×{}".format(*kernels["off"].shape)
             numbers = [f"{one[flag][name]:.2f}" for name in ("rkd", "ptd") for flag in ("off", "on")]
             rows.append([title, str(one["layers"]), grid, *numbers])
             maps += [(f"{title}: BaPA {flag}", kernel) for flag, kernel in kernels.items()]

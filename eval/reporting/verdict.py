@@ -8,6 +8,8 @@ from eval.reporting.parts import with_minus
 
 MANY = 5.0  # percent of replies that cannot be read; from here on the reader is told
 CHANCE = 50.0  # percent, balanced accuracy of who guesses or always says the same
+# Less noise, since fewer wrong replies make less noise, and that would look like evenness.
+VARIANCE = "variance over cells less noise"
 MEASURES = {"balanced_accuracy": "balanced accuracy", "mean": "mean over cells"}
 # By the side of zero on which all of the interval lies; 0: on both.
 EVENNESS = {
@@ -69,22 +71,19 @@ def _judge(names: Sequence[str], summaries: list[dict], comparison: dict | None,
             f"guessing ({CHANCE:.0f} %), and who guesses is even."
         )
         return Verdict("nothing shown", sentence, caveats)
-    variance = comparison["numbers"]["variance"]
-    if variance["value"] is None:
+    if comparison["numbers"]["variance"]["value"] is None:
         return Verdict("nothing shown", f"{name}: no question about a caption on the canvas was scored.", caveats)
+    variance = comparison["numbers"]["variance_corrected"]
     measure = "balanced_accuracy" if summaries[0]["negatives"] else "mean"
     accuracy, on_canvas = comparison["numbers"][measure], comparison["numbers"]["mean"]
-    spread = f"variance over cells {_shown(variance)} %²"
+    spread = f"{VARIANCE} {_shown(variance)} %²"
     cost = f"{MEASURES[measure]} {_shown(accuracy)} points"
     if variance["low"] is None or accuracy["low"] is None:
         sentence = f"{name}: with BaPA {spread}, {cost}, without an interval: nothing is told apart from noise."
         return Verdict("no interval", sentence, caveats)
     if _side(on_canvas) != _side(accuracy):
         caveats.append(f"Of captions that are on the canvas alone: mean over cells {_shown(on_canvas)} points.")
-    evenness, change = _evenness(comparison["numbers"]), _side(accuracy)
-    if evenness != _side(variance):
-        without = _shown(comparison["numbers"]["variance_corrected"])
-        caveats.append(f"The noise in the variance differs, too; less that of noise, it differs by {without} %².")
+    evenness, change = _side(variance), _side(accuracy)
     short, words = EVENNESS[evenness]
     first, second = names[0], names[-1]
     same = first == second
@@ -93,9 +92,10 @@ def _judge(names: Sequence[str], summaries: list[dict], comparison: dict | None,
 
 
 def _alone(name: str, summary: dict) -> str:
-    variance, mean = (show_entry(summary["numbers"][number], signed=False) for number in ("variance", "mean"))
+    numbers = (summary["numbers"][number] for number in ("variance_corrected", "mean"))
+    variance, mean = (with_minus(show_entry(number, signed=False)) for number in numbers)
     return (
-        f"{name}: only {summary['label']} was measured, so nothing is compared (variance over cells {variance} %², "
+        f"{name}: only {summary['label']} was measured, so nothing is compared ({VARIANCE} {variance} %², "
         f"mean over cells {mean} %)."
     )
 
@@ -125,19 +125,6 @@ def _above_chance(summary: dict) -> bool:
     if found["value"] is None:
         return True
     return (found["value"] if found["low"] is None else found["low"]) > CHANCE
-
-
-def _evenness(numbers: dict) -> int:
-    """The side of the difference of variances; 0 if it may be that of their noise alone.
-
-    Fewer wrong replies make less noise, and a variance holds it: once in the value, twice in the resamples.
-    """
-    variance, corrected = numbers["variance"], numbers["variance_corrected"]
-    if corrected["value"] is None:
-        return _side(variance)
-    noise = variance["value"] - corrected["value"]
-    without = {end: variance[end] - 2 * noise for end in ("low", "high")}
-    return _side(variance) if _side(without) == _side(variance) else 0
 
 
 def _side(entry: dict) -> int:
