@@ -2,8 +2,8 @@
 
     vllm serve checkpoints/llava-1.5-7b-hf
 
-Nothing is to be called: vLLM finds `register` by the entry point of group `vllm.general_plugins` and calls it in each of
-its processes. All of vLLM that is touched here is named in HOOKS below; it was read in the versions of CHECKED.
+Nothing is to be called: vLLM finds `register` by the entry point of group `vllm.general_plugins` and calls it in each
+of its processes. All of vLLM that is touched here is named in HOOKS below; it was read in the versions of CHECKED.
 """
 
 import contextlib
@@ -23,7 +23,9 @@ ARCHITECTURES = {
 }
 # Drafts that need no model, and so no positions of one.
 MODELLESS_DRAFTS = ("ngram", "ngram_gpu", "suffix")
-CONVERT = """python -c 'from models import load_model; [part.save_pretrained("{to}") for part in load_model("{path}")]'"""
+CONVERT = (
+    """python -c 'from models import load_model; [part.save_pretrained("{to}") for part in load_model("{path}")]'"""
+)
 
 
 def register() -> None:
