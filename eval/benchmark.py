@@ -3,8 +3,9 @@
     python eval/benchmark.py probe perception --model_path models/miniature --eval_file probe.jsonl --img_path images
 
 probe: replies, batched and prepared by workers, against one `generate` a picture. perception: covered pictures, scored
-in batches with the answer given, against one `generate` each. Both allow 128 new tokens, as the paper's scripts do. The
-ratio is the median over rounds; the two ways take turns, and their answers are compared. Float32 on the CPU.
+in batches with the answer given, against one `generate` each. engine: replies by --engine vllm against transformers'
+(docs/vllm.md). All allow 128 new tokens, as the paper's scripts do. The ratio is the median over rounds; the two ways
+take turns, and their answers are compared. Float32 on the CPU.
 """
 
 import argparse
@@ -15,11 +16,13 @@ import torch
 
 from eval import probe
 from eval.generate import choose_device, load, make_greedy
+from eval.speed.engine import engine_ratio
 from eval.speed.studies import perception_ratio, probe_ratio
 from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
 
 PARTS = {"probe": (probe_ratio, "items"), "perception": (perception_ratio, "covered pictures")}
+PARTS["engine"] = (engine_ratio, "items, transformers and then vLLM")  # not against the paper's loops
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

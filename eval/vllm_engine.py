@@ -6,6 +6,7 @@ that no other template or tokenizer comes between.
 """
 
 import asyncio
+import itertools
 import os
 import queue
 import threading
@@ -36,12 +37,16 @@ KNOWN = (
     *("use_cache", "cache_implementation", "renormalize_logits", "return_dict_in_generate", "transformers_version"),
     *("repetition_penalty", "suppress_tokens"),
 )
+SHUTDOWN_SECONDS = 20  # of vLLM's processes, before they are killed
 NEVER = -100.0  # the least logit bias that vLLM takes
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A running vLLM, with what the harness asks of a model. `adapter`: vLLM's request for LoRA, or None."""
+    """A running vLLM on an event loop in a thread of its own, with what the harness asks of a model.
+
+    `adapter` is vLLM's request for LoRA, or None.
+    """
 
     config: SimpleNamespace
     device: torch.device
@@ -50,7 +55,16 @@ class Engine:
     vllm: object
     adapter: object | None
     copies: int
-    ids: Iterator[int] = field(default_factory=lambda: iter(range(1 << 62)))
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    ids: Iterator[int] = field(default_factory=itertools.count)
+
+    def close(self) -> None:
+        """End vLLM's processes and the thread."""
+        self.vllm.shutdown(timeout=SHUTDOWN_SECONDS)  # its own tasks are on the loop
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
 
 
 def load(this, order: list[int]) -> tuple[Engine, object]:
@@ -100,6 +114,9 @@ def load(this, order: list[int]) -> tuple[Engine, object]:
     except (ValueError, TypeError, NotImplementedError) as error:  # TypeError: a flag that this release has not
         raise InputError(f"{path}: vLLM cannot run it so: {reason_of(error)}") from error
     vllm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
     engine = Engine(
         config=SimpleNamespace(
             position_balance=flag, _commit_hash=getattr(config, "_commit_hash", None), _attn_implementation="vllm"
@@ -110,6 +127,8 @@ def load(this, order: list[int]) -> tuple[Engine, object]:
         vllm=vllm,
         adapter=LoRARequest("adapter", 1, str(Path(path).resolve())) if adapter is not None else None,
         copies=args.data_parallel_size or 1,
+        loop=loop,
+        thread=thread,
     )
     return engine, processor
 
@@ -185,21 +204,25 @@ def prompt_tokens(processor, text: str, pictures: int) -> list[int]:
 
 
 def replies(this, engine: Engine, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
-    """Greedy replies to the items `order` of a run, those that are finished at a time: index -> outcome, or error."""
-    params = sampling(engine.generation_config, this.args.max_new_tokens)
-    finished = queue.SimpleQueue()
-    loop = asyncio.new_event_loop()
-    task = asyncio.run_coroutine_threadsafe(
-        ask_all(this, engine, processor, order, max(1, num_workers), params, finished), loop
-    )
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    """Greedy replies to the items `order` of a run; the engine ends with them."""
     try:
-        left = len(order)
+        yield from finished(this, engine, processor, order, num_workers)
+    finally:
+        engine.close()
+
+
+def finished(this, engine: Engine, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
+    """Greedy replies, those that are finished at a time: index -> prompt and prediction, or error."""
+    params = sampling(engine.generation_config, this.args.max_new_tokens)
+    done = queue.SimpleQueue()
+    asking = ask_all(this, engine, processor, order, max(1, num_workers), params, done)
+    task = asyncio.run_coroutine_threadsafe(asking, engine.loop)
+    left = len(order)
+    try:
         while left:
-            found = [finished.get()]
-            while not finished.empty():
-                found.append(finished.get())
+            found = [done.get()]
+            while not done.empty():
+                found.append(done.get())
             for outcome in found:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -207,22 +230,19 @@ def replies(this, engine: Engine, processor, order: list[int], num_workers: int)
             yield dict(found)
     finally:
         task.cancel()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        engine.vllm.shutdown()
 
 
-async def ask_all(this, engine, processor, order, num_workers: int, params, finished: queue.SimpleQueue) -> None:
-    """Put (index, outcome) of every item into `finished`, or the exception that ends the run."""
+async def ask_all(this, engine, processor, order, num_workers: int, params, done: queue.SimpleQueue) -> None:
+    """Put (index, outcome) of every item into `done`, or the exception that ends the run."""
     places = asyncio.Semaphore(IN_FLIGHT * engine.copies)
     loop, asked = asyncio.get_running_loop(), set()
     with ThreadPoolExecutor(num_workers) as threads:
 
         async def ask(index: int) -> None:
             try:
-                finished.put((index, await answer(this, engine, processor, index, params, loop, threads)))
+                done.put((index, await answer(this, engine, processor, index, params, loop, threads)))
             except Exception as error:  # told where the run is waited for
-                finished.put(error)
+                done.put(error)
             finally:
                 places.release()
 
@@ -247,8 +267,9 @@ async def answer(this, engine, processor, index: int, params, loop, threads) -> 
 
     try:
         text, prompt, hashes = await loop.run_in_executor(threads, prepare)
+        (rendered,) = await engine.vllm.renderer.render_cmpl_async([prompt])
         request = str(next(engine.ids))
-        async for output in engine.vllm.generate(prompt, params, request, lora_request=engine.adapter):
+        async for output in engine.vllm.generate(rendered, params, request, lora_request=engine.adapter):
             last = output
     except PictureError as error:
         return {"error": str(error)}
