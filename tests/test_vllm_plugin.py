@@ -203,3 +203,46 @@ def test_checkpoints_for_vllm_have_wide_heads(family, tmp_path):
     text = config.get("text_config", config)
     assert text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] == 32
     assert config["position_balance"] is True
+
+
+CLUSTER = {
+    "scontrol": "printf 'node-a\\nnode-b\\n'",
+    "srun": """told=
+while :; do
+    case $1 in
+        --nodelist | --exclude) told="$told $1 $2"; shift 2 ;;
+        --nodes | --ntasks | --ntasks-per-node) shift 2 ;;
+        --overlap) shift ;;
+        *) break ;;
+    esac
+done
+echo "$told: $1 ${2:-}" >> "$LOG"
+exec "$@\"""",
+    "hostname": "echo 10.0.0.1 fe80::1",
+    "ray": 'echo "ray $*" >> "$LOG"',
+    "evaluate": 'echo "$RAY_ADDRESS $*" >> "$LOG"; exit 3',
+}
+RAY = "init = lambda **named: None\nnodes = lambda: [{'Alive': True}, {'Alive': True}]\n"
+
+
+def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path):
+    (tmp_path / "ray.py").write_text(RAY)
+    for name, text in CLUSTER.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path),
+        "LOG": str(tmp_path / "log"),
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_NUM_NODES": "2",
+    }
+    script = ["sh", ROOT / "scripts" / "slurm_vllm.sh"]
+    assert subprocess.run([*script, "evaluate", "two words"], env=environment, timeout=60).returncode == 3
+    log = (tmp_path / "log").read_text().splitlines()
+    assert "ray start --head --node-ip-address 10.0.0.1 --port 6379 --block" in log
+    assert "ray start --address 10.0.0.1:6379 --block" in log
+    assert " --exclude node-a: sh -c" in log
+    assert "10.0.0.1:6379 two words" in log
+    assert "ray stop" in log
+    assert subprocess.run(script, env=environment, capture_output=True).returncode == 2
