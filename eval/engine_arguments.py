@@ -19,7 +19,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, count) -> None:
         "--engine",
         choices=ENGINES,
         default="transformers",
-        help="what gives the replies: transformers, or vLLM with its own batches (docs/vllm.md; default: %(default)s)",
+        help="what gives the replies: transformers, or vLLM with its own batches, docs/vllm.md (default: %(default)s)",
     )
     told = {
         "tensor_parallel_size": "GPUs that share each layer",
