@@ -66,8 +66,16 @@ def _reading_flag(upstream: type, balanced: str | None) -> type:
         @staticmethod
         def verify_and_update_config(vllm_config) -> None:
             upstream.verify_and_update_config(vllm_config)
-            if flag_of(vllm_config.model_config):
+            flag = flag_of(vllm_config.model_config)
+            if flag:
                 check_run(vllm_config)
+            if balanced is not None and vllm_config.lora_config is not None:
+                # vLLM reads an adapter's weights only, request by request, where this is long settled.
+                logger.warning(
+                    "adapters run with position_balance %s, as the base does; what their own config.json says is not "
+                    "read (--hf-overrides changes it for all)",
+                    str(flag).lower(),
+                )
 
     return Settings
 
