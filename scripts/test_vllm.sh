@@ -24,12 +24,18 @@ if [ "${INSTALL:-yes}" != no ] && [ "$(cat "$stamp" 2>/dev/null)" != "$VLLM_PACK
     # transformers and torch stay what they are; numpy and what else vLLM needs older may go back.
     grep -E '^(torch|transformers)==' requirements.txt > "$stamp.pins"
     python -m pip install --quiet --constraint "$stamp.pins" "$VLLM_PACKAGE"
+    site=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     if ! python -c 'import torchvision' 2>/dev/null; then
         # Beside a torch without CUDA, the ones of PyPI cannot be loaded, and transformers would try to.
         python -m pip uninstall --quiet --quiet --yes torchaudio torchcodec
-        site=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         cp tests/vllm_torchvision.py "$site/vllm_torchvision.py"
         echo 'import vllm_torchvision' > "$site/vllm_torchvision.pth"
+    fi
+    if ! python -c 'import importlib.metadata; importlib.metadata.version("vllm")' 2>/dev/null; then
+        # The rebuild has another name; the command `vllm` asks for the version by its own.
+        version=${VLLM_PACKAGE##*==}
+        mkdir -p "$site/vllm-$version.dist-info"
+        printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" > "$site/vllm-$version.dist-info/METADATA"
     fi
     echo "$VLLM_PACKAGE" > "$stamp"
 fi
