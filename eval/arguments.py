@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from eval.engine_arguments import add_engine_arguments
 from models.errors import ArgumentParser, true_or_false
 
 ANSWERS = "answers.jsonl"
@@ -90,6 +91,7 @@ def build_parser(
         "--attn_implementation",
         help="sdpa, eager, flash_attention_2, ... (default: the checkpoint's, else sdpa)",
     )
+    add_engine_arguments(parser, count)
     add("--limit", type=count, help="ask only the first N items (default: all)")
     add(
         "--overwrite",

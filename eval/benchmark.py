@@ -5,7 +5,8 @@
 overhead: steps with the flag on beside the flag off, on released geometries made narrow. positions: the method beside
 upstream's positions. probe, perception: replies and covered pictures, batched, against one `generate` each, as the
 paper's scripts do it, with up to 128 new tokens. build: canvases against the encoding of their JPEGs alone. train: an
-update of LoRA against batch 1. shard: one process and two, and going on with a long file.
+update of LoRA against batch 1. shard: one process and two, and going on with a long file. engine, only where it is asked
+for: replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
 GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
@@ -25,6 +26,7 @@ from data.files import write_json
 from eval import probe
 from eval.generate import choose_device
 from eval.speed.building import building
+from eval.speed.engine import engine_row
 from eval.speed.overhead import overhead
 from eval.speed.positions import positions
 from eval.speed.rows import COLUMNS, Row, cells
@@ -43,8 +45,10 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = 
     "build": building,
     "train": training,
     "shard": sharding,
+    "engine": engine_row,
 }
-OF_A_PROBE = ("probe", "perception", "shard")
+EXTRA = ("engine",)  # needs another environment
+OF_A_PROBE = ("probe", "perception", "shard", "engine")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -52,7 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("parts", nargs="*", metavar="part", help=f"what to measure: {', '.join(PARTS)} (default: all)")
+    add("parts", nargs="*", metavar="part", help=f"what to measure: {', '.join(PARTS)} (default: all but engine)")
     add("--model_path", default="models/miniature", help="checkpoint (default: %(default)s)")
     add("--position_balance", type=true_or_false, metavar="true|false", help="(default: as config.json says)")
     add("--eval_file", type=Path, help="probe, perception, shard: the probe's items, JSON lines")
@@ -63,7 +67,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     add("--output_json", type=Path, help="file to write the results into")
     args = parser.parse_args(argv)
-    args.parts = args.parts or list(PARTS)
+    args.parts = args.parts or [name for name in PARTS if name not in EXTRA]
     for name in args.parts:
         if name not in PARTS:
             raise InputError(f"{name}: no part; choose among {', '.join(PARTS)}")

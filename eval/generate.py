@@ -254,11 +254,15 @@ def _process(processor, ready: list[tuple]) -> dict[str, torch.Tensor] | None:
     texts = [text for _, text, _ in ready]
     pictures = [[picture for picture, _ in opened] for _, _, opened in ready]
     arguments = {"images": pictures} if any(pictures) else {}
-    bos = processor.tokenizer.bos_token
-    if bos and texts[0].startswith(bos):
-        # The template has written the first token; the tokenizer must not put another before it.
+    if has_first_token(processor, texts[0]):
         arguments["add_special_tokens"] = False
     return dict(processor(text=texts, padding=True, return_tensors="pt", **arguments))
+
+
+def has_first_token(processor, text: str) -> bool:
+    """Whether the template has written the tokenizer's first token, so that it must not put another before it."""
+    bos = processor.tokenizer.bos_token
+    return bool(bos) and text.startswith(bos)
 
 
 def _refusal(processor, prompt: tuple) -> str | None:
@@ -289,14 +293,19 @@ def reply_to(model, processor, max_new_tokens: int, strips: bool, batch: Batch) 
     """
     output = model.generate(**batch.inputs, max_new_tokens=max_new_tokens)
     new_tokens = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
-    outcomes = []
-    for prompt, tokens in zip(batch.prompts, new_tokens, strict=True):
-        tokens, has_end = _until_end(model, tokens)
-        # Without what follows the end: it is padding, which depends on the other prompts of the batch.
-        reply = processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        outcome = {"prompt": prompt, "prediction": reply.strip() if strips else reply}
-        outcomes.append(outcome if has_end else outcome | {"truncated": True})
-    return outcomes
+    return [
+        outcome_of(model, processor, strips, prompt, tokens)
+        for prompt, tokens in zip(batch.prompts, new_tokens, strict=True)
+    ]
+
+
+def outcome_of(model, processor, strips: bool, prompt: str, tokens: list[int]) -> dict:
+    """What the answers' row says of a reply, given as the tokens that came after the prompt, end and padding too."""
+    tokens, has_end = _until_end(model, tokens)
+    # Without what follows the end: it is padding, which depends on the other prompts of the batch.
+    reply = processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    outcome = {"prompt": prompt, "prediction": reply.strip() if strips else reply}
+    return outcome if has_end else outcome | {"truncated": True}
 
 
 def _until_end(model, tokens: list[int]) -> tuple[list[int], bool]:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from eval import journal, manifest, table_source
 from eval.arguments import build_parser
+from eval.engine_arguments import check_engine, engine_versions
 from eval.fields import describe_key, item_key
 from eval.items import hash_pictures, image_field, longest_first, picture_parts, without_pictures
 from eval.processes import Processes
@@ -109,6 +110,8 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
     processes = Processes()
     with processes.joined(), contextlib.ExitStack() as stack:
         args = processes.by_each(lambda: parser.parse_args(argv))
+        measures = benchmark.measure is not None
+        processes.by_each(lambda: check_engine(args, benchmark.name, measures, processes.count))
         if benchmark.attention and args.attn_implementation not in (None, benchmark.attention):
             if processes.rank == 0:
                 print(f"{benchmark.name}: --attn_implementation {benchmark.attention}, beside which it measures")
@@ -165,6 +168,7 @@ def known_settings(this: Run) -> dict:
     own = {name: getattr(args, name) for name in this.benchmark.settings}
     return json.loads(json.dumps(own)) | {  # as the manifest will give them back: a tuple is a list then
         "benchmark": this.benchmark.name,
+        "engine": args.engine,
         "items": len(this.items),
         "items_sha256": hash_json(this.items),
         "questions_sha256": hash_json(questions),
@@ -172,7 +176,7 @@ def known_settings(this: Run) -> dict:
         **table_source.provenance(this.benchmark.tables(args)),
         "model_path": str(folder.resolve()) if folder.is_dir() else args.model_path,
         "model_files": fingerprint(folder),
-        "versions": versions(),
+        "versions": versions() | engine_versions(args.engine),
         **{name: value for name, value in asked.items() if value is not None},
     }
 
@@ -229,12 +233,18 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
 
     args, processes = this.args, this.processes
 
+    if args.engine == "vllm":
+        from eval import vllm_engine
+
     def load() -> tuple:
-        device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
-        model, processor = generate.load(
-            args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
-        )
-        set_pixel_bounds(processor, args.min_pixels, args.max_pixels, args.model_path)
+        if args.engine == "vllm":
+            model, processor = vllm_engine.load(this, order)
+        else:
+            device = generate.choose_device(args.device, processes.local_rank, processes.local_count)
+            model, processor = generate.load(
+                args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
+            )
+            set_pixel_bounds(processor, args.min_pixels, args.max_pixels, args.model_path)
         for part in picture_parts(this.messages_of(0)):
             if "image" in part:
                 part["image"]()  # a machine without the data set says so here, not as an error of each of its items
@@ -258,7 +268,7 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     num_workers = args.num_workers
     if num_workers is None:
         num_workers = generate.default_workers(processes.local_count)
-    measure = this.benchmark.measure or generate.replies
+    measure = this.benchmark.measure or (vllm_engine.replies if args.engine == "vllm" else generate.replies)
     outcomes = processes.by_each(lambda: measure(this, model, processor, mine, num_workers))
     name = this.benchmark.name
     label = name if processes.count == 1 else f"{name}, process 1 of {processes.count}"

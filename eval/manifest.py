@@ -29,7 +29,7 @@ def read_manifest(answers: Path) -> dict | None:
         raise InputError(f"{path}: cannot be read ({error}); start anew with --overwrite") from None
     if not isinstance(manifest, dict):
         raise InputError(f"{path}: not a JSON object; start anew with --overwrite")
-    return manifest
+    return {"engine": "transformers"} | manifest  # which says nothing of it where there was only one
 
 
 def write_manifest(answers: Path, settings: dict, earlier: dict | None) -> str | None:

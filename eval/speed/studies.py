@@ -42,7 +42,7 @@ def loaded(args: argparse.Namespace, device: torch.device) -> tuple:
 
 def probe_ratio(model, processor, args: argparse.Namespace) -> Ratio:
     """Items of the probe a second; the replies must be the same."""
-    items = _items(args, args.items * args.rounds)
+    items = positives(args, args.items * args.rounds)
 
     def of(number: int) -> list[list[dict]]:
         return [probe.messages(item, args) for item in items[number * args.items : (number + 1) * args.items]]
@@ -68,7 +68,7 @@ def probe_ratio(model, processor, args: argparse.Namespace) -> Ratio:
 
 def perception_ratio(model, processor, args: argparse.Namespace) -> Ratio:
     """Covered pictures a second; the maps must be the same."""
-    items = _items(args, args.rounds)
+    items = positives(args, args.rounds)
     for item in items:
         check_mask_size(args.img_path / item["image"], args.mask_size)
     settings = argparse.Namespace(mask_size=args.mask_size, mask_color=WHITE, batch_size=None)
@@ -92,7 +92,8 @@ def perception_ratio(model, processor, args: argparse.Namespace) -> Ratio:
     return ratio
 
 
-def _items(args: argparse.Namespace, count: int) -> list[dict]:
+def positives(args: argparse.Namespace, count: int) -> list[dict]:
+    """The first `count` items of the probe whose caption is on the canvas."""
     items = [item for item in probe.load_items(args) if item["answer"].lower() == "yes"]
     if len(items) < count:
         raise InputError(
