@@ -5,8 +5,8 @@
 overhead: steps with the flag on beside the flag off, on released geometries made narrow. positions: the method beside
 upstream's positions. probe, perception: replies and covered pictures, batched, against one `generate` each, as the
 paper's scripts do it, with up to 128 new tokens. build: canvases against the encoding of their JPEGs alone. train: an
-update of LoRA against batch 1. shard: one process and two, and going on with a long file. engine, only where it is asked
-for: replies by --engine vllm beside transformers' (docs/vllm.md).
+update of LoRA against batch 1. shard: one process and two, and going on with a long file. engine, only where it is
+asked for: replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
 GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
