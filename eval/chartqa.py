@@ -87,9 +87,7 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([picture], item["text"] + REQUESTS[args.prompt])
 
 
-BENCHMARK = Benchmark(
-    "chartqa", add_arguments, load_items, messages, afterwards=print_score, tables=lambda args: [table(args)]
-)
+BENCHMARK = Benchmark("chartqa", add_arguments, load_items, messages, afterwards=print_score, tables=table)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -88,9 +88,7 @@ def finish(this: Run) -> None:
     print(f"docvqa: the split has no public answers; for the server: {path}{cut}")
 
 
-BENCHMARK = Benchmark(
-    "docvqa", add_arguments, load_items, messages, afterwards=finish, tables=lambda args: [table(args)]
-)
+BENCHMARK = Benchmark("docvqa", add_arguments, load_items, messages, afterwards=finish, tables=table)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from eval.fields import describe_key, item_key
 from eval.items import hash_pictures, image_field, longest_first, picture_parts, without_pictures
 from eval.processes import Processes
 from eval.records import ROW_FIELDS
-from eval.table_source import Table
+from eval.table_source import Tables, no_tables
 from models.errors import InputError
 from models.fingerprint import fingerprint, fingerprint_tower, hash_json
 from models.provenance import differences, versions
@@ -50,8 +50,8 @@ class Benchmark:
     `measure(run, model, processor, order, num_workers)` checks the model (InputError) and returns an iterator that
     gives, a few at a time, index -> the fields of the outcome (or `error`) for the items `order`; None: greedy replies
     of at most `max_new_tokens`. `outcome` names those fields; a row that has the first is done. `settings` are the
-    benchmark's own arguments that decide outcomes and do not show in the items. `tables(args)`: the tables that the
-    items are rows of; None among them is none. `file_in_folder`: see eval/arguments.py. `strips`: replies are kept
+    benchmark's own arguments that decide outcomes and do not show in the items. `tables(args)`: the table or tables
+    that the items are rows of; None: they are not. `file_in_folder`: see eval/arguments.py. `strips`: replies are kept
     without white space at their ends, as by the benchmark's official code. `afterwards(run)` is called once all items
     have a row. `attention` is the implementation that `measure` needs; where another is asked for, it is changed with a
     notice.
@@ -66,7 +66,7 @@ class Benchmark:
     measure: Callable[..., Iterator[dict[int, dict]]] | None = None
     outcome: tuple[str, ...] = ("prediction",)
     settings: tuple[str, ...] = ()
-    tables: Callable[[argparse.Namespace], Sequence[Table | None]] = lambda args: ()
+    tables: Callable[[argparse.Namespace], Tables] = no_tables
     file_in_folder: str | None = None
     strips: bool = False
     afterwards: Callable[["Run"], None] | None = None

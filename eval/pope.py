@@ -111,7 +111,7 @@ BENCHMARK = Benchmark(
     KEY,
     strips=True,
     afterwards=print_score,
-    tables=lambda args: [table(args)],
+    tables=table,
 )
 
 

@@ -160,9 +160,7 @@ def messages(item: dict, args: argparse.Namespace) -> list[dict]:
     return user_turn([question_source.item_image_part(item, args, table(args))], item["text"])
 
 
-BENCHMARK = Benchmark(
-    "refcoco", add_arguments, load_items, messages, afterwards=print_score, tables=lambda args: [table(args)]
-)
+BENCHMARK = Benchmark("refcoco", add_arguments, load_items, messages, afterwards=print_score, tables=table)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Data sets as tables of `datasets`: an id of the hub, or a folder of parquet files or of `save_to_disk`."""
 
+import argparse
 import hashlib
 import json
 import re
@@ -38,16 +39,23 @@ class Source:
     files: tuple[Path, ...] = ()
 
 
-def provenance(tables: Sequence[Table | None]) -> dict:
-    """What decides the rows and pictures of a run's tables, for its manifest; {} without tables (None is none).
+Tables = Table | Sequence[Table] | None  # of one data set
+
+
+def no_tables(args: argparse.Namespace) -> None:
+    """For what is not read from tables."""
+
+
+def provenance(tables: Tables) -> dict:
+    """What decides the rows and pictures of a run's tables, for its manifest; {} without tables.
 
     That is `dataset_path`, and of the hub `dataset_revision`, the commit that was read; of a folder `dataset_files`,
-    size and hash of each. The tables are of one data set; raises InputError if they are of two of its commits.
+    size and hash of each. Raises InputError if the tables are of two commits.
     """
-    present = [table for table in tables if table is not None]
-    if not present:
+    if not tables:
         return {}
-    path, sources = present[0].path, [open_source(table) for table in present]
+    tables = [tables] if isinstance(tables, Table) else tables
+    path, sources = tables[0].path, [open_source(table) for table in tables]
     commits = list(dict.fromkeys(source.commit for source in sources))
     if len(commits) > 1:
         told = " and ".join(map(str, commits))

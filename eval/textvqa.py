@@ -95,7 +95,7 @@ BENCHMARK = Benchmark(
     messages,
     strips=True,
     afterwards=print_score,
-    tables=lambda args: [table(args)],
+    tables=table,
 )
 
 

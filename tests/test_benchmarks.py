@@ -1,6 +1,7 @@
 """eval/<benchmark>.py: each reads the official layout, asks by the protocol, and writes what eval/score.py scores."""
 
 import json
+import pickle
 import re
 import shutil
 import signal
@@ -41,6 +42,12 @@ def test_asks_and_scores_with_the_flag_off_and_on(tiny_folders, tmp_path, capsys
         options = ["--answers_file", files[0], "--answers_file", files[1], "--labels", "off", "on", "--allow_partial"]
         score.main([name, *options, "--scorer", scorer, "--bootstrap", "20"])
         assert "on - off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_crosses_processes(name):
+    """Loader processes may be spawned."""
+    assert pickle.dumps(script(name).BENCHMARK)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

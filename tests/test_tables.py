@@ -100,7 +100,7 @@ def test_files_and_pictures_in_folders_have_no_table(tiny_folders, tmp_path):
     arguments = LAYOUTS["pope"][0](tmp_path)
     assert ask("pope", tiny_folders["qwen2_5_vl"], tmp_path / "a.jsonl", arguments) == 0
     assert not {"dataset_path", "dataset_files"} & json.loads(manifest_of(tmp_path / "a.jsonl").read_text()).keys()
-    assert provenance([None]) == {}
+    assert provenance(None) == {}
 
 
 @pytest.mark.parametrize("column", ["question", "image.bytes"])
