@@ -161,6 +161,11 @@ def test_replies_are_those_of_transformers(family, flag, folders, adapters, tmp_
     prompts, params = [reference.prompt(messages) for messages in asked], reference.sampling()
     assert len({tuple(tokens) for tokens, _ in expected}) > 15, "replies that hardly differ show little"
 
+    reference.model.config.position_balance = not flag
+    _, other = reference.reply(asked[2])
+    assert max(abs(a - b) for a, b in zip(other, expected[2][1], strict=False)) > 100 * BOUND, "the flag shows"
+    reference.model.config.position_balance = flag
+
     adapted = Reference(folder, flag, adapters[family], causal=causal)
     with_adapter = [adapted.reply(messages) for messages in asked]
     assert with_adapter != expected
