@@ -61,10 +61,19 @@ class Engine:
 
     def close(self) -> None:
         """End vLLM's processes and the thread."""
-        self.vllm.shutdown(timeout=SHUTDOWN_SECONDS)  # its own tasks are on the loop
+        self.vllm.shutdown(timeout=SHUTDOWN_SECONDS)
+        asyncio.run_coroutine_threadsafe(_cancelled_tasks_end(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+
+
+async def _cancelled_tasks_end() -> None:
+    """Let the tasks of the loop end, vLLM's own too: a loop that stops before would leave them, and vLLM, in memory."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def load(this, order: list[int]) -> tuple[Engine, object]:

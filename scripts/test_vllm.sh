@@ -32,8 +32,9 @@ if [ "${INSTALL:-yes}" != no ] && [ "$(cat "$stamp" 2>/dev/null)" != "$VLLM_PACK
         echo 'import vllm_torchvision' > "$site/vllm_torchvision.pth"
     fi
     if ! python -c 'import importlib.metadata; importlib.metadata.version("vllm")' 2>/dev/null; then
-        # The rebuild has another name; the command `vllm` asks for the version by its own.
-        version=${VLLM_PACKAGE##*==}
+        # The rebuild has another name. The command `vllm` asks for the version by its own, and takes "cpu" in it for
+        # the build without a GPU.
+        version=${VLLM_PACKAGE##*==}+cpu
         mkdir -p "$site/vllm-$version.dist-info"
         printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" > "$site/vllm-$version.dist-info/METADATA"
     fi
