@@ -21,9 +21,12 @@ def write_overlay(picture: Path, values: list[list[float | None]], path: Path) -
     map_ = np.array([[0.0 if value is None else value for value in row] for row in values])
     map_ = map_ / (map_.max() or 1.0)
     tall, wide = -(-grey.shape[0] // len(map_)), -(-grey.shape[1] // map_.shape[1])
-    shown = map_.repeat(tall, 0).repeat(wide, 1)[: grey.shape[0], : grey.shape[1], None]
-    colour = 255 * colormaps["YlOrRd"](shown[..., 0])[..., :3]
-    opacity = STRONGEST * np.sqrt(shown)  # small values are to be seen, and the picture below them
+
+    def laid(values: np.ndarray) -> np.ndarray:  # squares of the map over the pixels that they cover
+        return values.repeat(tall, 0).repeat(wide, 1)[: grey.shape[0], : grey.shape[1]]
+
+    colour = laid(255 * colormaps["YlOrRd"](map_)[..., :3])
+    opacity = laid(STRONGEST * np.sqrt(map_)[..., None])  # small values are to be seen, and the picture below them
     blended = Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))
     content = io.BytesIO()
     blended.save(content, "PNG")
