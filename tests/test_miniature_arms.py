@@ -46,7 +46,7 @@ def test_what_comes_back_is_what_was_trained(checkpoints, tmp_path):
         assert torch.equal(restored.state_dict()[name], weight), name
     assert processor.image_processor.crop_size["height"] == 144
     description = json.loads((tmp_path / "arms/4-on.json").read_text())
-    assert description["position_balance"] is True
+    assert (description["seed"], description["arm"]) == (4, "on")
     assert [stage["hours"] for stage in description["stages"].values()] == [1.0, 2.0, 3.0]
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from eval import benchmark, performance_page
-from eval.speed import building, narrow, overhead, paper_loops, positions, sharding
+from eval.speed import building, overhead, paper_loops, positions, sharding
 from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 from tests.pictures import picture
 from tests.probe_runs import write_rows
+from train import narrow
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, 
     found = saved(tmp_path)
     assert set(found) == set(benchmark.PARTS) - {"engine"}, "which needs vLLM"
     assert len(found["overhead"]) == 3 * 3
-    assert len(found["positions"]) == 4 * 2
+    assert len(found["positions"]) == 5 * 2
     for rows in found.values():
         for row in rows:
             ratio = row["ratio"]

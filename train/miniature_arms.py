@@ -59,13 +59,13 @@ def keep(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
     hidden = store / f".{seed}-{arm}.safetensors"
     save_file(own, hidden)
     hidden.replace(store / f"{seed}-{arm}.safetensors")
-    description = {"seed": seed, "position_balance": model.config.position_balance, "stages": stages}
+    description = {"seed": seed, "arm": arm, "stages": stages}
     write_json(store / f"{seed}-{arm}.json", description)
 
 
 def restore(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
     """Write a kept arm as the checkpoint that training it gives, but in bfloat16; whole or not at all."""
-    description = describe(store, seed, arm)
+    describe(store, seed, arm)  # or there is no such arm
     weights = store / f"{seed}-{arm}.safetensors"
     with new_folder(trained(checkpoints, seed, arm)) as folder:
         if not weights.is_file():
@@ -73,7 +73,7 @@ def restore(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
                 if file.is_file() and file.name not in NOT_OF_A_CHECKPOINT:
                     shutil.copyfile(file, folder / file.name)
             return
-        model, processor = load_model(BUNDLED, description["position_balance"], dtype="bfloat16")
+        model, processor = load_model(BUNDLED, arm == "on", dtype="bfloat16")
         with told_as(f"{weights}: cannot be read; get the repository's again", *WEIGHT_ERRORS):
             left_out = model.load_state_dict(load_file(weights), strict=False).missing_keys
         if not all(map(is_towers, left_out)):
@@ -83,7 +83,7 @@ def restore(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
 
 
 def describe(store: Path, seed: int, arm: str) -> dict:
-    """What `keep` wrote of an arm: seed, position_balance, stages. Raises InputError if it is not there."""
+    """What `keep` wrote of an arm: seed, arm, stages. Raises InputError if it is not there."""
     path = store / f"{seed}-{arm}.json"
     try:
         return json.loads(path.read_bytes())

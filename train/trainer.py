@@ -212,9 +212,10 @@ def causality_alone(inputs: dict) -> dict:
     No token sees what is behind it, and no label counts there. Told so, sdpa takes its causal kernel, which skips half
     of the map; of a mask with padding it computes and reads all of it. (FlashAttention cuts padding out by the mask.)
     """
-    if "attention_mask" not in inputs or inputs["attention_mask"].ndim != 2:
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         return {}
-    return {"attention_mask": torch.ones_like(inputs["attention_mask"])}
+    return {"attention_mask": torch.ones_like(mask)}
 
 
 class SetEpoch(TrainerCallback):

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from transformers import StoppingCriteria
 
-from eval.speed.narrow import FAMILIES, narrow_model, prompt_of
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
+from train.narrow import FAMILIES, narrow_model, prompt_of
 from train.trainer import supervised_only
 
 TEXT_TOKENS = 64

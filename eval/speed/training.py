@@ -6,17 +6,16 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import pad
 
-from eval.speed import narrow
 from eval.speed.overhead import wait
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
+from train import narrow
 from train.encode import IGNORED
 from train.geometry import batch_of, image_tokens
 from train.settings import Settings
 from train.stages import trainable_model
 from train.trainer import causality_alone, supervised_only
 
-GEOMETRY = "qwen2_5_vl_7b"
 TEXTS = (
     96,
     112,
@@ -59,7 +58,7 @@ def together(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 def training(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """One row: tokens a second of forward and backward of eight samples; the losses must be the same."""
-    model = narrow.narrow_model(GEOMETRY, device)
+    model = narrow.narrow_model(narrow.LORA, device)
     model = trainable_model(model, Settings(stage="lora", bf16=False, gradient_checkpointing=False)).train()
     samples = samples_of(model)
     batch = together(samples)
@@ -88,5 +87,5 @@ def training(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     ratio, results = side_by_side(papers, ours, args.rounds, lambda losses: tokens)
     for (first,), (second,) in results:
         assert abs(first - second) < TOLERANCE, f"the losses differ: {first}, {second}"
-    what = f"LoRA of rank 8, {GEOMETRY} made narrow, 8 samples, {tokens} tokens"
+    what = f"LoRA of rank 8, {narrow.LORA} made narrow, 8 samples, {tokens} tokens"
     yield Row("train", what, "batch 1, accumulation 8", "batch 8", "tokens", ratio, GOAL)

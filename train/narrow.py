@@ -6,11 +6,12 @@ import torch
 
 from models.errors import InputError
 from models.load import FORKS
-from train.geometry import GEOMETRIES, batch_of, image_tokens, new_model
+from train.geometry import GEOMETRIES, batch_of, image_tokens, new_model, patch_grid
 from train.settings import Settings
 
 # Geometry of configs/models -> height and width of its picture, px: the probe's canvas.
 CANVAS = (840, 840)
+LORA = "qwen2_5_vl_7b"  # of the paper's LoRA
 FAMILIES = ("llava_1_5_7b", "llava_1_6_mistral_7b", "llama3_llava_next_8b", "qwen2_5_vl_7b", "gemma3_12b")
 TEXT = {
     "vocab_size": 1024,
@@ -65,3 +66,32 @@ def prompt_of(model: torch.nn.Module, text_tokens: int, rows: int = 1) -> dict[s
     tokens = image_tokens(model.config, CANVAS) + text_tokens
     batch = batch_of(model.config, rows, tokens, CANVAS)
     return {name: tensor.contiguous().to(model.device) for name, tensor in batch.items()}
+
+
+def skeleton(geometry: str) -> torch.nn.Module:
+    """The fork of `narrow_config` without weights: its methods of positions need only the config."""
+    config = narrow_config(geometry)
+    with torch.device("meta"):
+        return FORKS[config.model_type](config)
+
+
+def many_pictures(config, rows: int, tokens: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Prompts of nothing but CANVASes with a token of text around each, about `tokens` long, without padding.
+
+    What `generate` gives a family's positions: `input_ids` and `attention_mask`, (rows, tokens), and sizes of pictures.
+    """
+    picture = image_tokens(config, CANVAS)
+    count = max(1, (tokens - 1) // (picture + 2))
+    ids = torch.ones(rows, max(tokens, picture + 3), dtype=torch.long)
+    for number in range(count):
+        start = 2 + number * (picture + 2)
+        ids[:, start : start + picture] = config.image_token_id
+    ids = ids.to(device)
+    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.model_type == "llava_next":
+        found["image_sizes"] = torch.tensor([CANVAS] * rows * count, device=device)
+    if config.model_type == "qwen2_5_vl":
+        grid = [1, *patch_grid(config, CANVAS)]
+        found["image_grid_thw"] = torch.tensor([grid] * rows * count, device=device)
+        found["mm_token_type_ids"] = (ids == config.image_token_id).long()
+    return found
