@@ -104,7 +104,9 @@ def folder_records(folder: Path) -> Iterator[tuple[str, dict, Path]]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{text}: cannot be read as UTF-8 text ({error}); unpack the official zip again") from None
         if len(lines) != 2:
-            raise InputError(f"{text}: {len(lines)} lines; two questions a picture are expected")
+            raise InputError(
+                f"{text}: {len(lines)} lines; two questions a picture are expected; unpack the official zip again"
+            )
         for number, line in enumerate(lines, start=1):
             question, tab, answer = line.rpartition("\t")
             if not tab:

@@ -86,7 +86,7 @@ def variant_items(args: argparse.Namespace, table: Table) -> list[dict]:
         text, images = vision_text(args.mode) if variant == "vision" else standard_text(args.mode, record, options)
         missing = [name for name in images if name not in present or not present[name][row]]
         if missing:
-            raise BadRecord(f"the text has a place for {missing[0]}, which is not there")
+            raise BadRecord(f"the text has a place for {missing[0]}, which is not there; download the data again")
         item = {"id": record["id"], "variant": variant, "mode": args.mode, "text": text, "options": options}
         item |= {"answer": record["answer"], "row": row, "images": images}
         if complaint := mmmu_pro.check(item):
@@ -116,7 +116,7 @@ def listed(options: str | list) -> list[str]:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             options = None
     if not isinstance(options, list) or not 0 < len(options) <= len(LETTERS):
-        raise BadRecord("field `options` is not a list of texts")
+        raise BadRecord("field `options` is not a list of texts, nor a text that holds one; download the data again")
     return [str(option) for option in options]
 
 
