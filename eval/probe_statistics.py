@@ -208,10 +208,10 @@ def corrected_samples(values: dict[str, np.ndarray], samples: dict[str, np.ndarr
     cells are first drawn together until their variance is `variance_corrected` (at one point if that is negative), each
     resample's errors are put on top, and the noise is taken off.
 
-    Simulated with two runs of one true variance (300 to 500 files each of 30 and 200 captions, accuracies of 60 and 95%,
-    90 and 60%, 80 and 82%, captions of one or of various difficulty), the 95% interval of the difference left out zero
-    in 0 to 2.3% of files where positions make no difference and in 0 to 6% where they make the same to both; percentiles
-    of `variance` did in up to 84%.
+    Simulated with two runs of one true variance (300 to 500 files each of 30 and 200 captions, accuracies of 60 and
+    95%, 90 and 60%, 80 and 82%, captions of one or of various difficulty), the 95% interval of the difference left out
+    zero in 0 to 2.3% of files where positions make no difference and in 0 to 6% where they make the same to both;
+    percentiles of `variance` did in up to 84%.
     """
     cells, variance = values["cell_accuracy"], float(values["variance"])
     corrected = variance - noise
