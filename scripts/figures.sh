@@ -22,8 +22,10 @@ python eval/position_picture.py --output "$FIGURES/positions.png"
 RESULTS=$RESULTS sh scripts/quickstart.sh
 "$BROWSER" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,980 \
     --screenshot="$RESULTS/report.png" "file://$(cd "$RESULTS" && pwd)/answers-miniature/report.html"
-python -c 'import sys; from PIL import Image; Image.open(sys.argv[1]).convert("RGB").quantize(128).save(sys.argv[2])' \
-    "$RESULTS/report.png" "$FIGURES/report.png"
+# In 256 colours: a third of the size, and no difference that one sees.
+python -c 'import sys; from PIL import Image
+colours = Image.open(sys.argv[1]).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+colours.save(sys.argv[2], optimize=True)' "$RESULTS/report.png" "$FIGURES/report.png"
 
 probe=$RESULTS/miniature-30/probe
 for flag in false true; do

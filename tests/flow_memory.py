@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
                     command = [sys.executable, __file__, "--one", way, model, probe]
                     done = subprocess.run(command, capture_output=True, text=True)
                     peak = [line for line in done.stderr.splitlines() if line.startswith("peak ")]
-                    found = f"{peak[-1].split()[1]} GB" if peak else done.stderr
+                    found = f"{peak[-1].split()[1]} GB" if peak else f"exit status {done.returncode}\n{done.stderr}"
                     print(f"{way}, {layers} layers, {items} items: {found}", flush=True)
 
 
