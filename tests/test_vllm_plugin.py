@@ -1,5 +1,6 @@
 """The vLLM plug-in and engine as far as they go without vLLM; tests/run_vllm.py runs them with it."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from eval import perception, probe, vllm_engine
+from eval.processes import Processes
 from models import vllm_plugin
 from models.errors import InputError
 from models.tiny import build_tiny
@@ -144,12 +146,10 @@ def test_studies_and_several_processes_are_refused(refusal, monkeypatch, tmp_pat
 
 def several():
     """A run of eight processes, as the first of them sees it before any has to answer the others."""
-    from eval.processes import Processes
-
     processes = Processes()
     processes.by_each = lambda function: function()
     processes.count = 8
-    processes.joined = __import__("contextlib").nullcontext
+    processes.joined = contextlib.nullcontext
     return processes
 
 

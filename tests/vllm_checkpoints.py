@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from PIL import Image
 
 from models import tiny
@@ -67,3 +68,13 @@ def turn(parts: list[str | Image.Image]) -> list[dict]:
         for part in parts
     ]
     return [{"role": "user", "content": content}]
+
+
+def video(count: int = 6, size: tuple[int, int] = (56, 84)) -> tuple[np.ndarray, dict]:
+    """Frames, (count, height, width, 3) uint8, and what a reader of videos says of them; `size` is width and height.
+
+    Qwen2.5-VL's processor samples frames by that, unless it is told that they are sampled.
+    """
+    frames = np.stack([np.asarray(picture(*size, seed=number)) for number in range(count)])
+    told = {"total_num_frames": count, "fps": 2.0, "duration": count / 2, "frames_indices": list(range(count))}
+    return frames, told | {"video_backend": "opencv", "width": size[0], "height": size[1]}
