@@ -5,8 +5,9 @@
 overhead: steps with the flag on beside the flag off, on released geometries made narrow. positions: the method beside
 upstream's positions. probe, perception: replies and covered pictures, batched, against one `generate` each, as the
 paper's scripts do it, with up to 128 new tokens. build: canvases against the encoding of their JPEGs alone. train: an
-update of LoRA against batch 1. shard: one process and two, and going on with a long file. engine, only where it is
-asked for: replies by --engine vllm beside transformers' (docs/vllm.md).
+update of LoRA against batch 1. shard: one process and two, and going on with a long file. growth: no ratios, but what
+a token, a picture and an item cost as there are more of them. engine, only where it is asked for: replies by --engine
+vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
 GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
@@ -17,6 +18,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -27,9 +29,10 @@ from eval import probe
 from eval.generate import choose_device
 from eval.speed.building import building
 from eval.speed.engine import engine_row
+from eval.speed.growth import growth
 from eval.speed.overhead import overhead
 from eval.speed.positions import positions
-from eval.speed.rows import COLUMNS, Row, cells
+from eval.speed.rows import Row, Size, cells, columns
 from eval.speed.sharding import sharding
 from eval.speed.studies import perception_row, probe_row
 from eval.speed.training import training
@@ -37,7 +40,7 @@ from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
 from models.provenance import provenance, versions
 
-PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row | Size]]] = {
     "overhead": overhead,
     "positions": positions,
     "probe": probe_row,
@@ -45,10 +48,11 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = 
     "build": building,
     "train": training,
     "shard": sharding,
+    "growth": growth,
     "engine": engine_row,
 }
 EXTRA = ("engine",)  # needs another environment
-OF_A_PROBE = ("probe", "perception", "shard", "engine")
+OF_A_PROBE = ("probe", "perception", "shard", "growth", "engine")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -59,7 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("parts", nargs="*", metavar="part", help=f"what to measure: {', '.join(PARTS)} (default: all but engine)")
     add("--model_path", default="models/miniature", help="checkpoint (default: %(default)s)")
     add("--position_balance", type=true_or_false, metavar="true|false", help="(default: as config.json says)")
-    add("--eval_file", type=Path, help="probe, perception, shard: the probe's items, JSON lines")
+    add("--eval_file", type=Path, help="probe, perception, shard, growth: the probe's items, JSON lines")
     add("--img_path", type=Path, help="folder of its canvases")
     add("--items", type=int, default=36, help="of the probe in a round (default: %(default)s)")
     add("--mask_size", type=int, default=84, help="side of a square, px; divides the canvas (default: %(default)s)")
@@ -104,8 +108,9 @@ def main(argv: list[str] | None = None) -> None:
         for row in PARTS[part](args, device):
             found.append(row.as_dict())
             tqdm.write(" | ".join(cells(found[-1])), file=sys.stderr)
-    print(text_table([list(COLUMNS), *map(cells, found)]))
-    for note in dict.fromkeys(f"{row['part']}, {row['what']}: {row['note']}" for row in found if row["note"]):
+    for heads, rows in groupby(found, key=columns):
+        print(text_table([list(heads), *map(cells, rows)]))
+    for note in dict.fromkeys(f"{row['part']}, {row['what']}: {row['note']}" for row in found if row.get("note")):
         print(note)
     if args.output_json:
         words = sys.argv[1:] if argv is None else argv

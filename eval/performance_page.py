@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.files import write_atomic
 from eval.markdown import table
-from eval.speed.rows import COLUMNS, cells
+from eval.speed.rows import cells, columns
 from models.errors import ArgumentParser, InputError, run_script
 
 INTRODUCTION = """# Speed
@@ -32,8 +32,8 @@ def machine(results: dict) -> list[str]:
     for part, rows in groupby(results["rows"], key=lambda row: row["part"]):
         rows = list(rows)
         lines = [cells(row)[1:] for row in rows]
-        parts += [f"### {part}", table([list(COLUMNS[1:]), *lines])]
-        parts += [f"{row['what']}: {row['note']}." for row in rows if row["note"]]
+        parts += [f"### {part}", table([list(columns(rows[0])[1:]), *lines])]
+        parts += [f"{row['what']}: {row['note']}." for row in rows if row.get("note")]
     return parts
 
 

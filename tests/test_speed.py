@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval import benchmark, performance_page
-from eval.speed import building, overhead, paper_loops, positions, sharding
+from eval.speed import building, growth, overhead, paper_loops, positions, sharding
 from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
@@ -47,6 +47,10 @@ def small(monkeypatch):
     monkeypatch.setattr(positions, "SECONDS", 0.01)
     monkeypatch.setattr(building, "CROPS", 1)
     monkeypatch.setattr(sharding, "LONG", 900)
+    monkeypatch.setattr(growth, "TOKENS", (100, 1_000))
+    monkeypatch.setattr(growth, "PICTURES", (1, 2))
+    monkeypatch.setattr(growth, "ITEMS", (90,))
+    monkeypatch.setattr(growth, "STARTED", (1,))
 
 
 def saved(tmp_path) -> dict[str, list[dict]]:
@@ -63,6 +67,7 @@ def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, 
     assert set(found) == set(benchmark.PARTS) - {"engine"}, "which needs vLLM"
     assert len(found["overhead"]) == 3 * 3
     assert len(found["positions"]) == 5 * 2
+    grown = found.pop("growth")
     for rows in found.values():
         for row in rows:
             ratio = row["ratio"]
@@ -74,6 +79,15 @@ def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, 
     assert set(ours) == {0}, "positions of ours wait for no GPU"
     assert max(upstreams) > 0, "Qwen2.5-VL's of upstream do, and the counter sees it"
     assert [row["first"] for row in found["shard"]] == ["1 process", "900 rows"]
+    assert [(row["size"], row["unit"], row["computed"]) for row in grown] == [
+        *((100, "token", False), (1_000, "token", False), (1, "picture", False), (2, "picture", False)),
+        *((90, "item", False), (1, "item", False), (4, "item", True), (8, "item", True)),
+    ]
+    assert all("%" in row["limit"] for row in grown if row["unit"] != "item"), "an operator and its share"
+    bookkeeping, one, four, eight = (row["seconds"] for row in grown if row["unit"] == "item")
+    assert one > four > eight > bookkeeping > 0
+    assert all(row["peak"] is None if row["computed"] else row["peak"] > 1e7 for row in grown)
+    found["growth"] = grown
     (tmp_path / "findings.md").write_text("## What limits the rest\n\nNothing.\n")
     words = ["--results_file", tmp_path / "speed.json", "--findings", tmp_path / "findings.md"]
     performance_page.main([*map(str, words), "--output", str(tmp_path / "page.md")])
@@ -120,8 +134,8 @@ def test_what_cannot_be_measured_is_named(tiny_folders, canvases):
         measure(tiny_folders["llava"], canvases, "probe", rounds=0)
     with pytest.raises(InputError, match="prob: no part; choose among overhead, "):
         measure(tiny_folders["llava"], canvases, "prob")
-    with pytest.raises(InputError, match="probe, shard: give --eval_file and --img_path"):
-        benchmark.main(["probe", "build", "shard"])
+    with pytest.raises(InputError, match="probe, shard, growth: give --eval_file and --img_path"):
+        benchmark.main(["probe", "build", "shard", "growth"])
 
 
 def test_ways_take_turns_and_the_median_counts(monkeypatch):
@@ -144,10 +158,14 @@ def test_ways_take_turns_and_the_median_counts(monkeypatch):
 
 
 def test_the_peak_is_of_the_work_alone():
+    torch.ones(7_500_000)  # 30 MB, freed: glibc keeps pieces up to that size for itself from now on
+    pieces = [torch.ones(5_000_000) for _ in range(20)]
+    last = pieces[-1]
+    del pieces
     reset_peak()
     before = peak_bytes()
     held = torch.ones(50_000_000)  # 200 MB
     assert peak_bytes() - before > 150e6
-    del held
+    del held, last
     reset_peak()
     assert peak_bytes() - before < 100e6

@@ -51,13 +51,18 @@ def narrow_config(geometry: str):
     return FORKS[model_type].config_class(**values)
 
 
-def narrow_model(geometry: str, device: torch.device) -> torch.nn.Module:
-    """The fork of `narrow_config` with random weights from seed 0, float32, in eval mode; flag off."""
+def narrow_model(geometry: str, device: torch.device, layers: int | None = None) -> torch.nn.Module:
+    """The fork of `narrow_config` with random weights from seed 0, float32, in eval mode; flag off.
+
+    `layers`, of the language model, instead of TEXT's.
+    """
     if geometry not in GEOMETRIES:
         raise InputError(f"--geometry {geometry}: choose one of {', '.join(GEOMETRIES)}")
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
-        model = new_model(narrow_config(geometry), Settings(stage="lora", bf16=False))
+        config = narrow_config(geometry)
+        config.text_config.num_hidden_layers = layers or config.text_config.num_hidden_layers
+        model = new_model(config, Settings(stage="lora", bf16=False))
     return model.eval()
 
 

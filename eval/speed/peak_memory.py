@@ -1,5 +1,8 @@
 """The most memory that a piece of work held at once: of the GPU where there is one in use, else of this process."""
 
+import contextlib
+import ctypes
+import gc
 from pathlib import Path
 
 import torch
@@ -13,6 +16,9 @@ def reset_peak() -> None:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     elif RESET.exists():
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # of a C library other than glibc
+            ctypes.CDLL(None).malloc_trim(0)  # else what was freed before counts, and hides what is held next
         RESET.write_text("5")  # proc(5): the peak of the resident set becomes what is resident now
 
 

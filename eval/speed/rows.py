@@ -41,14 +41,45 @@ class Row:
         return asdict(self) | {"met": met, "goal": None if self.goal is None else self.goal.words()}
 
 
+@dataclass(frozen=True)
+class Size:
+    """What one `unit` costs where there are `size` of what `what` names: seconds, and bytes at the peak of all.
+
+    `limit`: what takes most of it. `computed`: from other rows, not measured.
+    """
+
+    part: str
+    what: str
+    size: int
+    unit: str
+    seconds: float
+    peak: int | None
+    limit: str
+    computed: bool = False
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+SIZE_COLUMNS = ("part", "of", "how many", "time", "peak, MB", "limit", "measured")
 COLUMNS = ("part", "of", "first way", "second way", "a second", "peak, MB", "ratio", "of each round", "goal", "met")
 
 
+def columns(row: dict) -> tuple[str, ...]:
+    """The heads of the cells of a row."""
+    return COLUMNS if "ratio" in row else SIZE_COLUMNS
+
+
 def cells(row: dict) -> list[str]:
-    """The cells of a row, as `Row.as_dict` (or a file of it) gives it, under COLUMNS."""
+    """The cells of a row, as `as_dict` (or a file of it) gives it, under its `columns`."""
+    if "ratio" not in row:
+        return [
+            *(row["part"], row["what"], f"{row['size']:,}", f"{duration(row['seconds'])} a {row['unit']}"),
+            *(megabytes(row["peak"]), row["limit"], "computed" if row["computed"] else "yes"),
+        ]
     ratio = row["ratio"]
     rates = " / ".join(rate(ratio["units"] / seconds) for seconds in ratio["seconds"])
-    peaks = " / ".join("?" if peak is None else f"{peak / 1e6:,.0f}" for peak in ratio["peaks"])
+    peaks = " / ".join(map(megabytes, ratio["peaks"]))
     each = " ".join(f"{one:.2f}" for one in ratio["rounds"])
     met = {True: "yes", False: "no", None: ""}[row["met"]]
     return [
@@ -60,3 +91,14 @@ def cells(row: dict) -> list[str]:
 def rate(value: float) -> str:
     """A number with three digits that count."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def megabytes(count: int | None) -> str:
+    """Bytes, in MB."""
+    return "?" if count is None else f"{count / 1e6:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds with the unit that needs few digits."""
+    scale, unit = next((one for one in ((1, "s"), (1e-3, "ms")) if seconds >= one[0]), (1e-6, "µs"))
+    return f"{rate(seconds / scale)} {unit}"

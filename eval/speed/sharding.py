@@ -2,11 +2,8 @@
 
 import argparse
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,29 +12,12 @@ from pathlib import Path
 from eval.items import hash_pictures, image_field
 from eval.journal import append_rows, open_part, part_paths
 from eval.probe import messages
+from eval.speed.commands import Called, called, command, first_items, items_per_second
 from eval.speed.rows import Row
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 
-PROBE = Path(__file__).parents[1] / "probe.py"
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LONG, SHORT = 90_000, 90  # rows; the paper's probe is the former
-
-
-def command(args: argparse.Namespace, eval_file: Path, answers: Path, *launcher: str) -> list[str]:
-    """`launcher` (or this Python) runs eval/probe.py; no loader processes, so that one process is one."""
-    words = [PROBE, "--model_path", args.model_path, "--eval_file", eval_file, "--img_path", args.img_path]
-    words += ["--answers_file", answers, "--num_workers", "0", "--max_new_tokens", "3"]
-    return [*(launcher or (sys.executable,)), *map(str, words)]
-
-
-def called(words: list[str]) -> str:
-    """What a command prints; InputError if it fails."""
-    single = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    result = subprocess.run(words, capture_output=True, text=True, env=single)
-    if result.returncode:
-        raise InputError(f"{' '.join(words)}: {result.stderr.strip().splitlines()[-1]}")
-    return result.stdout
 
 
 def sharding(args: argparse.Namespace, device) -> Iterator[Row]:
@@ -48,25 +28,22 @@ def sharding(args: argparse.Namespace, device) -> Iterator[Row]:
 
 
 def processes_row(args: argparse.Namespace, folder: Path) -> Row:
-    items = [line for line in args.eval_file.read_text(encoding="utf-8").splitlines() if line][: 4 * args.items]
-    few = folder / "few.jsonl"
-    few.write_text("\n".join(items) + "\n", encoding="utf-8")
+    few, count = first_items(args, folder)
 
-    def way(name: str, *launcher: str):
+    def way(name: str, processes: int):
         def run(number: int) -> list[float]:
-            printed = called(command(args, few, folder / f"{name}-{number}.jsonl", *launcher))
-            rate = float(re.search(r"([\d.]+) items/s", printed)[1])
-            return [len(items) / rate] * len(items)
+            printed = called(command(args, few, folder / f"{name}-{number}.jsonl", processes)).printed
+            return [count / items_per_second(printed)] * count
 
         return run
 
-    one, two = way("one"), way("two", *LAUNCHER)
+    one, two = way("one", 1), way("two", 2)
     ratio, _ = side_by_side(one, two, args.rounds, seconds_of=lambda times: times[0])
     for number in range(args.rounds):
         first, second = ((folder / f"{name}-{number}.jsonl").read_bytes() for name in ("one", "two"))
         assert first == second, "one process and two answer differently"
     note = f"efficiency {ratio.median / 2:.0%} of two processes; one thread each"
-    return Row("shard", f"eval/probe.py, {len(items)} items", "1 process", "2 processes", "items", ratio, note=note)
+    return Row("shard", f"eval/probe.py, {count} items", "1 process", "2 processes", "items", ratio, note=note)
 
 
 def resume_row(args: argparse.Namespace, folder: Path) -> Row:
@@ -75,11 +52,7 @@ def resume_row(args: argparse.Namespace, folder: Path) -> Row:
 
     def way(count: int):
         def run(number: int) -> list[float]:
-            eval_file, answers, part = runs[count]
-            answers.unlink(missing_ok=True)
-            answers.with_name(f"{answers.name}.part-0").write_bytes(part)
-            printed = called(command(args, eval_file, answers))
-            assert f"0 new, {count} resumed" in printed
+            go_on(args, *runs[count], count)
             return [number]
 
         return run
@@ -88,6 +61,15 @@ def resume_row(args: argparse.Namespace, folder: Path) -> Row:
     more = (ratio.seconds[0] - ratio.seconds[1]) / LONG * 1e6
     note = f"the start of Python and of the libraries is in both; beyond it {more:.0f} microseconds a row"
     return Row("shard", "going on where nothing is left", f"{LONG:,} rows", f"{SHORT} rows", "runs", ratio, note=note)
+
+
+def go_on(args: argparse.Namespace, eval_file: Path, answers: Path, part: bytes, count: int) -> Called:
+    """The whole command where every one of `count` items has been answered, all in a part file."""
+    answers.unlink(missing_ok=True)
+    answers.with_name(f"{answers.name}.part-0").write_bytes(part)
+    ended = called(command(args, eval_file, answers))
+    assert f"0 new, {count} resumed" in ended.printed
+    return ended
 
 
 def answered(args: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path, bytes]:
