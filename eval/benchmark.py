@@ -62,6 +62,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("parts", nargs="*", metavar="part", help=f"what to measure: {', '.join(PARTS)} (default: all but engine)")
     add("--model_path", default="models/miniature", help="checkpoint (default: %(default)s)")
+    add(
+        "--geometry", help="probe, perception, train: qwen2_5_vl_7b or _32b in full size, random weights (a GPU's work)"
+    )
     add("--position_balance", type=true_or_false, metavar="true|false", help="(default: as config.json says)")
     add("--eval_file", type=Path, help="probe, perception, shard, growth: the probe's items, JSON lines")
     add("--img_path", type=Path, help="folder of its canvases")

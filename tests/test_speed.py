@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from eval import benchmark, performance_page
-from eval.speed import building, growth, overhead, paper_loops, positions, sharding
+from eval.speed import building, growth, overhead, paper_loops, positions, sharding, utilisation
 from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 from tests.pictures import picture
 from tests.probe_runs import write_rows
-from train import narrow
+from train import geometry, narrow
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def small(monkeypatch):
     monkeypatch.setattr(positions, "SECONDS", 0.01)
     monkeypatch.setattr(building, "CROPS", 1)
     monkeypatch.setattr(sharding, "LONG", 900)
+    monkeypatch.setitem(utilisation.SIDES, "cpu", 256)
     monkeypatch.setattr(growth, "TOKENS", (100, 1_000))
     monkeypatch.setattr(growth, "PICTURES", (1, 2))
     monkeypatch.setattr(growth, "ITEMS", (90,))
@@ -115,6 +116,28 @@ def test_batches_of_another_family(tiny_folders, canvases, monkeypatch, tmp_path
     words = ("probe", "perception", "--position_balance", "true", "--output_json", str(tmp_path / "speed.json"))
     measure(tiny_folders["qwen2_5_vl"], canvases, *words)
     assert {part: rows[0]["ratio"]["units"] for part, rows in saved(tmp_path).items()} == {"probe": 1, "perception": 8}
+
+
+def test_random_weights_of_a_released_geometry(canvases, monkeypatch, tmp_path):
+    """Made narrow for a CPU: the studies run on it, and the share of a matrix product's rate is of its count."""
+    config = narrow.narrow_config(narrow.LORA).to_dict()
+    values = {name: config[name] for name in ("text_config", "vision_config")}
+    monkeypatch.setitem(geometry.GEOMETRIES, narrow.LORA, ("qwen2_5_vl", values))
+    small(monkeypatch)
+    words = ("probe", "perception", "train", "--geometry", narrow.LORA, "--output_json", str(tmp_path / "speed.json"))
+    measure("not read", canvases, *words, rounds=1)
+    found = saved(tmp_path)
+    assert found["probe"][0]["what"].startswith("qwen2_5_vl_7b with random weights")
+    assert found["perception"][0]["ratio"]["units"] == 8
+    for part in ("probe", "train"):
+        assert re.match(r"[\d.,]+ GFLOP an (item|update) by count, \d+% of the ", found[part][0]["note"])
+    with pytest.raises(InputError, match="--geometry gemma3_12b: choose one of qwen2_5_vl_7b, qwen2_5_vl_32b"):
+        measure("not read", canvases, "probe", "--geometry", "gemma3_12b")
+
+
+def test_counted_operations_are_those_of_a_matrix_product():
+    model = torch.nn.Linear(64, 32, bias=False)
+    assert utilisation.counted(model, lambda: model(torch.ones(10, 64))) == 2 * 10 * 64 * 32
 
 
 def test_other_maps_are_no_ratio(tiny_folders, canvases, monkeypatch):
