@@ -1,6 +1,10 @@
 """The fields of a row: its key, and whether it has what it needs."""
 
 import json
+import re
+from collections.abc import Iterator
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # a lone surrogate: no UTF-8 file can hold it
 
 
 def item_key(item: dict, key: tuple[str, ...]) -> tuple:
@@ -26,3 +30,12 @@ def wrong_field(item: dict, fields: dict[str, type | tuple[type, ...]]) -> str |
             names = " or ".join(kind.__name__ for kind in types)
             return f"field `{field}` is {json.dumps(item[field], default=repr)[:60]}; {names} is expected"
     return None
+
+
+def strings(value: object) -> Iterator[str]:
+    """All strings in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value if isinstance(value, list) else (*value.keys(), *value.values()):
+            yield from strings(inner)

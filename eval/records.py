@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from data.files import iter_json_lines
-from eval.fields import describe_key, item_key, wrong_field
+from eval.fields import describe_key, item_key, strings, wrong_field
 from models.errors import InputError
 
 # What the harness writes into a row; an answers file can therefore serve as the items of another run.
@@ -54,7 +54,7 @@ def build_items(
     for where, record in records:
         require_fields(where, record, fields)
         for field, value in record.items():
-            if field not in ROW_FIELDS and any(map(NOT_TEXT.search, _strings([field, value]))):
+            if field not in ROW_FIELDS and any(map(NOT_TEXT.search, strings([field, value]))):
                 raise InputError(f"{where}: field {json.dumps(field)} holds \\u0000 or half a character; remove it")
         try:
             item = item_of(record)
@@ -93,12 +93,3 @@ def _load(path: Path) -> object:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); is the download complete?") from None
-
-
-def _strings(value: object) -> Iterator[str]:
-    """All strings in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in value if isinstance(value, list) else (*value.keys(), *value.values()):
-            yield from _strings(inner)

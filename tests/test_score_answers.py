@@ -80,6 +80,10 @@ def rows_of(benchmark, count):
         ("pope", {"answer": "maybe"}, "field `answer` is 'maybe'; the label, yes or no, is expected"),
         ("pope", {"category": "easy"}, "field `category` is 'easy'; one of random, popular, adversarial is expected"),
         ("textvqa", {"answer": ["dog"] * 9}, "field `answer` is not the list of ten answers (it has 9)"),
+        ("textvqa", {"answer": ["dog"] * 9 + [2]}, "field `answer` is not a list of texts; all ten answers"),
+        ("scienceqa", {"image": [["x"]]}, 'field `image` is [["x"]]; a text or a list of texts is expected'),
+        ("scienceqa", {"prediction": "A\ud800"}, 'field "prediction" holds half a character'),
+        ("refcoco", {"split": ["val"]}, "field `split` is ['val']; the split's name, a text, is expected"),
         ("textvqa", {"answer": "dog"}, 'field `answer` is "dog"; list is expected'),
         ("chartqa", {"type": "human"}, "field `type` is 'human'; human_test or augmented_test is expected"),
         ("chartqa", {"answer": 14}, "field `answer` is 14; str is expected"),
@@ -113,6 +117,11 @@ def test_doubled_ids_are_listed(tmp_path):
     assert "7 ids are there more than once (id=0 on lines 1, 21 and 28; id=1 on lines 2 and 22;" in told
     assert "id=4 on lines 5 and 25; 2 more); delete all but one row each" in told
     assert "id=5" not in told
+
+
+def test_an_id_of_two_lines_is_told_in_one(tmp_path):
+    rows = [row | {"id": "a\nb"} for row in rows_of("scienceqa", 2)]
+    assert "(id=a b on lines 1 and 2)" in refused(write(tmp_path / "a.jsonl", rows), "scienceqa")
 
 
 def test_ids_that_only_a_split_tells_apart(tmp_path):
@@ -224,6 +233,18 @@ def test_broken_groups_of_four_are_refused_and_named(tmp_path):
     assert (found["scored"], found["left_out"], found["numbers"]["subject"]["value"]) == (4, 4, 100)
     for few in (rows[1:4], rows[:2]):
         assert "no whole group to score" in refused(write(answers, few), "crpe", "--allow_partial")
+
+
+def test_groups_that_ask_the_same_with_other_options_are_two(tmp_path):
+    rows = []
+    for number, words in enumerate((["on", "in", "by", "at"], ["under", "over", "near", "off"])):
+        for turn in range(4):
+            options = "\n".join(f"{letter}. {words[(turn + k) % 4]}" for k, letter in enumerate("ABCD"))
+            row = CRPE | {"text": f"How is it?\n{options}\nAnswer with the letter.", "answer": "DCBA"[turn]}
+            rows.append(row | {"id": 4 * number + turn, "question_id": 4 * number + turn, "prediction": "DCBA"[turn]})
+    assert score(tmp_path, "crpe", rows)["runs"][0]["numbers"]["subject"]["value"] == 100
+    told = refused(write(tmp_path / "a.jsonl", rows[2:6]), "crpe")
+    assert told.count("2 rows, no multiple of four, ask 'How is it?'") == 2
 
 
 def test_lmms_needs_no_groups_of_four(tmp_path):

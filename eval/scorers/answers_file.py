@@ -6,16 +6,18 @@ benchmark is made of (its file in this package: fours, pairs, figure 0); and the
 its manifest calls complete, of other data than the published, is scored, and the numbers of rows are a remark.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.files import numbered_json_lines
-from eval.fields import describe_key, item_key, wrong_field
+from eval.fields import HALF_A_CHARACTER, describe_key, item_key, strings, wrong_field
 from eval.manifest import manifest_path, noted_keys, read_manifest
 from eval.scorers.rules import Rules
 from models.errors import InputError
 
 SHOWN = 5  # how many ids a message lists
+PICTURES = ("image", "image_sha256")  # rows of one picture are drawn together
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,13 @@ def _wrong(row: dict, rules: Rules) -> str | None:
         return "field `prediction` is not the reply, a string"
     if "prediction" not in row and not isinstance(row.get("error"), str):
         return "field `prediction` is missing; give the answers, not the questions"
+    for name in PICTURES:
+        named = row.get(name, [])
+        if not all(isinstance(one, str | int | None) for one in (named if isinstance(named, list) else [named])):
+            return f"field `{name}` is {json.dumps(named)[:60]}; a text or a list of texts is expected"
+    for name, value in row.items():
+        if any(map(HALF_A_CHARACTER.search, strings([name, value]))):
+            return f"field {json.dumps(name)} holds half a character (\\ud800 to \\udfff); remove it"
     return rules.check(row)
 
 
@@ -164,7 +173,7 @@ def _id_of(row: dict) -> str:
 
 
 def _named(key: tuple[str, ...], values: tuple) -> str:
-    return describe_key(dict(zip(key, values, strict=True)), key)
+    return " ".join(describe_key(dict(zip(key, values, strict=True)), key).split())
 
 
 def _listed(numbers: list[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-_NUMBER = r"[-+]?\d++(?:\.\d++)?+"
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+"
 _BRACKETED = re.compile(rf"[\[(]\s*+{_NUMBER}(?:[\s,]++{_NUMBER}){{3}}\s*+[\])]")
 # A run of numbers with nothing but separators between them. Possessive, so that long replies are read in linear time.
 _RUN = re.compile(
@@ -21,7 +21,8 @@ def read_boxes(reply: str) -> list[Box]:
     """The boxes of a reply, in its order; none where it has none, or a cut one.
 
     The values of `bbox_2d` if the reply, or what it fences, is JSON that has them; else brackets around four numbers;
-    else runs of exactly four numbers. A run that opens a bracket and does not close it is cut.
+    else runs of exactly four numbers. A run that opens a bracket and does not close it is cut; numbers with words
+    between them are no box, and neither are numbers too large to be one.
     """
     return [*_in_json(reply)] or [*_in_text(reply)]
 
@@ -50,13 +51,16 @@ def _in_text(reply: str) -> Iterator[Box]:
         run["numbers"] for run in _RUN.finditer(reply) if bool(run["opening"]) == bool(run["closing"])
     ]
     for text in texts:
-        numbers = re.findall(_NUMBER, text)
-        if len(numbers) == 4:
-            yield tuple(map(float, numbers))
+        numbers = [*map(float, re.findall(_NUMBER, text))]
+        if len(numbers) == 4 and all(map(math.isfinite, numbers)):
+            yield tuple(numbers)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
 
 
 def to_original(box: Box, row: dict) -> Box:

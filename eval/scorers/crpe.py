@@ -8,7 +8,7 @@ lines), `answer` (the gold letter).
 - lmms: plain accuracy, not circular: never put it beside circular numbers.
 
 Groups are the consecutive fours of a category by question_id, and are refused unless each asks one question (the text
-before the options) about one picture.
+before the options) with one set of options about one picture.
 """
 
 import re
@@ -104,7 +104,7 @@ def broken(rows: list[dict], scorer: str) -> list[tuple[str, list[dict]]]:
         return []
     found = []
     ordered = sorted(rows, key=lambda row: (row["category"], int(row["question_id"])))
-    for (category, question, _), run in groupby(ordered, key=_asked):
+    for (category, question, *_), run in groupby(ordered, key=_asked):
         members = list(run)
         if len(members) % 4:
             ids = ", ".join(str(row["question_id"]) for row in members[:4])
@@ -114,7 +114,9 @@ def broken(rows: list[dict], scorer: str) -> list[tuple[str, list[dict]]]:
 
 
 def _asked(row: dict) -> tuple:
-    return row["category"], re.split(r"\n\s*A\.", row["text"])[0].strip(), picture_of(row)
+    question, *options = re.split(r"\n\s*[A-D]\.", row["text"])
+    same = sorted(" ".join(re.findall(r"\w+", option.split("\n")[0].lower())) for option in options)
+    return row["category"], question.strip(), picture_of(row), same
 
 
 def sizes(rows: list[dict], scorer: str) -> list[str]:

@@ -44,6 +44,8 @@ _BOX_VLMEVALKIT = re.compile(r"\[\s*" + r"(?:\s*,\s*|\s+)".join([f"({_NUMBER_VLM
 def check(row: dict) -> str | None:
     if row["coordinates"] not in COORDINATES:
         return f"field `coordinates` is {row['coordinates']!r}; one of {', '.join(COORDINATES)} is expected"
+    if not isinstance(row.get("split", ""), str):
+        return f"field `split` is {row['split']!r}; the split's name, a text, is expected"
     if len(row["image_size"]) != 2 or not all(_is_whole(side) for side in row["image_size"]):
         return f"field `image_size` is {row['image_size']}; [width, height] in pixels is expected"
     if len(row["answer"]) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in row["answer"]):

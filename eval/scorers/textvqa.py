@@ -14,8 +14,10 @@ from eval.scorers.vqa_text import normalize_m4c, normalize_vlmevalkit
 
 
 def check(row: dict) -> str | None:
-    if len(row["answer"]) != 10 or not all(isinstance(text, str) for text in row["answer"]):
+    if len(row["answer"]) != 10:
         return f"field `answer` is not the list of ten answers (it has {len(row['answer'])})"
+    if not all(isinstance(text, str) for text in row["answer"]):
+        return "field `answer` is not a list of texts; all ten answers are expected to be text"
     return None
 
 
