@@ -1,8 +1,13 @@
 """Several processes, real launchers, real kills: DDP, ZeRO-2 and ZeRO-3 give what one process gives."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
-from tests.training import kill_after_checkpoint, largest_difference, start, train_apart, train_here
+from tests.training import ROOT, flags, kill_after_checkpoint, largest_difference, start, train_apart, train_here
 
 ZERO = {2: "configs/deepspeed/zero2.json", 3: "configs/deepspeed/zero3.json"}
 LORA = {"projector": "full", "projector_learning_rate": 1e-3, "learning_rate": 0.01}
@@ -58,3 +63,30 @@ def test_bad_input_of_several_processes_is_told_once(tiny_folders, tmp_path):
     output, _ = run.communicate()
     assert run.returncode != 0
     assert output.count("error: data:") == 1, output
+
+
+def test_two_nodes_of_a_slurm_job_are_one_process(tiny_folders, alone, tmp_path):
+    """scripts/slurm.sh with accelerate's launcher; two local processes are the nodes, for want of a cluster."""
+    cluster = {
+        "scontrol": "#!/bin/sh\nprintf '127.0.0.1\\nanother\\n'\n",
+        "srun": '#!/bin/sh\nshift\nSLURM_PROCID=1 "$@" &\nSLURM_PROCID=0 "$@"\nstatus=$?\nwait $! && exit $status\n',
+    }
+    for name, text in cluster.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "1", "MASTER_PORT": port}
+    job |= {"NUM_PROCESSES": "1", "ACCELERATE_CONFIG": "configs/accelerate/ddp.yaml", "INSTALL": "no"}
+    job |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    run = tmp_path / "run"
+    words = flags(run, model_path=tiny_folders["llava"], **COMMON, **LORA)
+    (tmp_path / "recipe.yaml").write_text("stage: lora\n")
+    command = ["sh", "scripts/slurm.sh", "scripts/finetune_lora.sh", tmp_path / "recipe.yaml", *words]
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | job, capture_output=True, text=True)
+    # Had they not found each other, the second would have been kept out of the folder.
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    of_losses, of_weights = largest_difference(run, alone["lora"])
+    assert of_losses < 1e-4
+    assert of_weights < 1e-3
