@@ -18,6 +18,9 @@ from models.tiny import FAMILIES
 from tests.probe_runs import read_rows, run_here, write_probe, write_rows
 
 
+MINIATURE = Path(__file__).parent.parent / "models/miniature"
+
+
 @pytest.fixture
 def probe(tmp_path):
     return write_probe(tmp_path / "probe", captions=1)
@@ -197,3 +200,19 @@ def test_all_families_run_the_bundled_probe(tiny_folders, bundled, tmp_path, fam
     assert all(isinstance(row["prediction"], str) for row in rows)
     metrics.main(["--results_file", str(answers), "--output_json", str(tmp_path / "numbers.json"), "--bootstrap", "0"])
     assert json.loads((tmp_path / "numbers.json").read_text())["runs"][0]["scored"] == len(rows)
+
+
+@pytest.mark.parametrize("flag", ["false", "true"])
+def test_one_token_says_what_the_whole_reply_says(bundled, tmp_path, flag):
+    """Scored from one pass over the prompt: no second one where Yes and No are a token each."""
+    verdicts = {}
+    for count in (1, 128):
+        answers, numbers = tmp_path / f"{count}.jsonl", tmp_path / f"{count}.json"
+        limits = ("--limit", 40, "--max_new_tokens", count, "--position_balance", flag)
+        assert run_here(MINIATURE, bundled, answers, *limits) == 0
+        metrics.main(["--results_file", str(answers), "--output_json", str(numbers), "--bootstrap", "0"])
+        found = json.loads(numbers.read_text())["runs"][0]
+        verdicts[count] = [row["prediction"] for row in read_rows(answers)], found["numbers"]
+        assert all(("truncated" in row) == (count == 1) for row in read_rows(answers))
+    assert verdicts[1] == verdicts[128]
+    assert len(set(verdicts[1][0])) == 2
