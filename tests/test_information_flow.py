@@ -156,12 +156,29 @@ def test_a_model_without_a_patch_grid_is_refused(probe, tmp_path):
     assert not (tmp_path / "a.jsonl").exists()
 
 
-def test_other_attention_is_switched_with_a_notice(llava, probe, tmp_path, capsys):
-    assert flow(llava, probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 0
-    more = ("--attn_implementation", "eager", "--position_balance", "true")
-    assert flow(llava, probe, tmp_path / "b", "--limit", 2, *more) == 0
-    assert "--attn_implementation sdpa, beside which it measures" in capsys.readouterr().out
+def test_other_attention_is_not_used_and_a_notice_says_so(llava, probe, tmp_path, capsys):
+    more = ("--limit", 2, "--position_balance", "true")
+    notice = "is not used: the model runs with sdpa, and the weights of attention are computed beside it"
+    assert flow(llava, probe, tmp_path / "a", *more) == 0
+    assert "is not used" not in capsys.readouterr().out
+    assert flow(llava, probe, tmp_path / "b", *more, "--attn_implementation", "eager") == 0
+    assert f"information_flow of probe: --attn_implementation eager {notice}" in capsys.readouterr().out
     np.testing.assert_allclose(maps_of(tmp_path / "a"), maps_of(tmp_path / "b"), atol=1e-7)
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_config_json_asks_for_is_not_used_either(llava, probe, tmp_path, capsys, field):
+    folder = shutil.copytree(llava, tmp_path / "eager")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: "eager"}))
+    more = ("--limit", 2, "--position_balance", "true")
+    assert flow(folder, probe, tmp_path / "a", *more) == 0
+    said = '"attn_implementation": "eager" of the checkpoint\'s config.json is not used: the model runs with sdpa'
+    assert said in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.manifest.json").read_text())["attn_implementation"] == "sdpa"
+    assert flow(folder, probe, tmp_path / "b", *more, "--attn_implementation", "sdpa") == 0
+    assert "is not used" not in capsys.readouterr().out, "sdpa was asked for"
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_an_adapter_is_measured_like_a_model(tiny_folders, probe, tmp_path):
