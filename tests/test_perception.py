@@ -224,7 +224,10 @@ def test_an_overlay_is_strongest_where_the_map_is(tmp_path):
     ("more", "message"),
     [
         (("--mask_size", 30), "--mask_size 30: does not divide ._0.png, 84 x 84 px; choose one of 12, 14, 21, 28"),
-        (("--num_captions", 3), "--num_captions 3: .* has 2 with positives"),
+        (
+            ("--num_captions", 3),
+            "--num_captions 3: .*probe.jsonl has 2 captions with a question answered Yes; give 2 or f",
+        ),
         (("--mask_color", "whitish"), "'whitish' is no colour"),
         (("--mask_size", 0), "give 1 or more"),
     ],
@@ -233,6 +236,12 @@ def test_bad_input(llava, canvases, tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         perceive(llava, canvases, tmp_path / "out", *more)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_negatives_alone(llava, canvases, tmp_path):
+    write_rows(tmp_path / "negatives.jsonl", read_rows(canvases / "probe.jsonl")[1::2])
+    with pytest.raises(InputError, match="negatives.jsonl: no item has the answer Yes; give a probe as data/build_pro"):
+        perceive(llava, canvases, tmp_path / "out", "--eval_file", tmp_path / "negatives.jsonl")
 
 
 def test_a_broken_picture_is_an_error_row(llava, canvases, tmp_path):
