@@ -332,7 +332,19 @@ def test_report(tmp_path, capsys):
     assert [third["value"] for third in on["thirds"]] == pytest.approx([100 / 9] * 9, abs=1e-4)
     assert off["thirds"][0]["value"] < off["thirds"][8]["value"]
     assert (tmp_path / "f.png").stat().st_size > 10_000
-    assert "normalised entropy" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "normalised entropy" in output
+    assert "entropy and raster correlation: basic intervals, which make up for noise and may lie beside the" in output
+    assert "[]: 95% bootstrap intervals, 2000 resamples of captions (probe) or pictures (benchmarks), seed 0" in output
+
+
+def test_one_caption_has_no_intervals_and_none_are_explained(tmp_path, capsys):
+    planted(tmp_path / "a", [np.arange(1, 37.0).reshape(1, 6, 6) / 1000])
+    plots.main(["information_flow", "--results_file", str(tmp_path / "a"), "--output_path", str(tmp_path / "f.png")])
+    output = capsys.readouterr().out
+    assert "normalised entropy" in output
+    assert "interval" not in output
+    assert "[]" not in output
 
 
 def test_maps_of_several_grids_are_laid_onto_one(tmp_path, capsys):
