@@ -41,7 +41,9 @@ def test_readme_python_commands_run_in_their_order(tmp_path):
     for line in lines:
         words = [sys.executable, *shlex.split(line)[1:]]
         # Data, weights and software that cannot be had here.
-        if any(missing in line for missing in ("playground/", "score.py scienceqa", "qwen2_5_vl_lora", "--engine vllm")):
+        if any(
+            missing in line for missing in ("playground/", "score.py scienceqa", "qwen2_5_vl_lora", "--engine vllm")
+        ):
             words = [*words[:2], "--help"]
         if words[1] == "eval/probe.py":
             words += ["--max_new_tokens", "2"]  # random weights ramble
