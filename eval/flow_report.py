@@ -30,10 +30,14 @@ TITLES = {
     "raster": "raster correlation",
     "image_share": "image share, %",
 }
+BASIC_INTERVALS = ("entropy", "raster")
+SCALE = "attention of a patch, % of all"
 LAYER_TITLES = {"entropy": TITLES["entropy"], "raster": TITLES["raster"], "image_share": "share of the patches, %"}
 FIELDS = {"flow": str, "shape": list, "image_share": float}
-FILE, UNIT = "information_flow.jsonl", "captions, of benchmarks pictures"
+FILE, UNIT = "information_flow.jsonl", "captions (probe) or pictures (benchmarks)"
+BASIC = "entropy and raster correlation: basic intervals, which make up for noise and may lie beside the value"
 SAME_SETTINGS = ("attending", "view")
+Curves = list[tuple[str, dict[str, np.ndarray]]]  # (label, name -> (layers,))
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,20 @@ class Flow:
 
 def report(arguments: argparse.Namespace) -> tuple[str, dict]:
     """Draw the picture; the table in words and all numbers."""
+    text, numbers, maps, curves = summarise(arguments)
+    save(map_figure(maps, SCALE, curves, LAYER_TITLES), arguments.output_path)
+    return text, numbers
+
+
+def summarise(arguments: argparse.Namespace) -> tuple[str, dict, list[tuple[str, np.ndarray]], Curves]:
+    """The table in words, all numbers, the map of each run by its label, and numbers by layer where they were kept."""
     runs = [read_flow(path, label) for path, label in zip(arguments.results_file, arguments.labels, strict=True)]
     if len({run.maps.shape[2:] for run in runs}) > 1:
         raise InputError("--results_file: maps of different patch grids; draw them apart")
     found = [describe(run.maps.mean(1), run.rows, arguments.bootstrap, arguments.seed) for run in runs]
     layers = [layer_numbers(run.maps) if run.maps.shape[1] > 1 else {} for run in runs]
-    pictures = [(run.label, run.maps.mean((0, 1))) for run in runs]
+    maps = [(run.label, run.maps.mean((0, 1))) for run in runs]
     curves = [(run.label, numbers) for run, numbers in zip(runs, layers, strict=True) if numbers]
-    save(map_figure(pictures, "attention of a patch, % of all", curves, LAYER_TITLES), arguments.output_path)
     notes = [f"{run.label}: {len(run.rows)} items, {run.errors} errors (left out)" for run in runs]
     notes += [f"{run.label}: several patch grids, laid onto {COMMON} x {COMMON}" for run in runs if run.laid]
     table = [["", *arguments.labels]]
@@ -68,12 +78,20 @@ def report(arguments: argparse.Namespace) -> tuple[str, dict]:
         thirds.append([f"  row {third // 3 + 1}, column {third % 3 + 1}", *(_words(n["thirds"][third]) for n in found)])
     summaries = [
         {"label": run.label, "results_file": run.path, "items": len(run.rows), "errors": run.errors}
-        | numbers
+        | shape
         | {"layers": {name: [plain(value) for value in values] for name, values in by_layer.items()}}
-        for run, numbers, by_layer in zip(runs, found, layers, strict=True)
+        for run, shape, by_layer in zip(runs, found, layers, strict=True)
     ]
-    text = "\n".join([*notes, "", text_table(table), "", text_table(thirds)])
-    return text, {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": summaries}
+    parts = ["\n".join(notes), text_table(table), text_table(thirds)]
+    if has_basic(summaries):
+        parts.append(BASIC)
+    numbers = {"bootstrap": arguments.bootstrap, "seed": arguments.seed, "runs": summaries}
+    return "\n\n".join(parts), numbers, maps, curves
+
+
+def has_basic(summaries: list[dict]) -> bool:
+    """Whether any of the numbers of runs has a basic interval (`interval_of`)."""
+    return any(run[name]["low"] is not None for run in summaries for name in BASIC_INTERVALS)
 
 
 def read_flow(path: str, label: str) -> Flow:
@@ -134,7 +152,7 @@ def interval_of(name: str, values: np.ndarray) -> tuple[float, float]:
     these two the basic interval, 2 * value - percentiles, makes up for it; it may lie beside the value.
     """
     low, high = interval(values[1:])
-    if name not in ("entropy", "raster"):
+    if name not in BASIC_INTERVALS:
         return low, high
     low, high = 2 * values[0] - high, 2 * values[0] - low
     return (max(low, -1.0), min(high, 1.0)) if np.isfinite(low) else (low, high)

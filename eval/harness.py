@@ -53,8 +53,8 @@ class Benchmark:
     benchmark's own arguments that decide outcomes and do not show in the items. `tables(args)`: the table or tables
     that the items are rows of; None: they are not. `file_in_folder`: see eval/arguments.py. `strips`: replies are kept
     without white space at their ends, as by the benchmark's official code. `afterwards(run)` is called once all items
-    have a row. `attention` is the implementation that `measure` needs; where another is asked for, it is changed with a
-    notice.
+    have a row. `attention` is the implementation that `measure` needs: the model runs with it, whatever else is asked
+    for, which a notice says.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Run:
     args: argparse.Namespace
     processes: Processes
     items: list[dict]
+    attention_asked: str | None = None  # --attn_implementation as it was given; `benchmark.attention` takes its place
 
     def key(self, item: dict) -> tuple:
         """What tells the item (or its row) from every other."""
@@ -112,12 +113,10 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
         args = processes.by_each(lambda: parser.parse_args(argv))
         measures = benchmark.measure is not None
         processes.by_each(lambda: check_engine(args, benchmark.name, measures, processes.count))
-        if benchmark.attention and args.attn_implementation not in (None, benchmark.attention):
-            if processes.rank == 0:
-                print(f"{benchmark.name}: --attn_implementation {benchmark.attention}, beside which it measures")
-            args.attn_implementation = benchmark.attention
+        asked = args.attn_implementation
+        args.attn_implementation = benchmark.attention or asked
         items = processes.by_first(lambda: load_items(benchmark, args, processes))
-        this = Run(benchmark, args, processes, items)
+        this = Run(benchmark, args, processes, items, asked)
         settings = processes.by_each(lambda: known_settings(this))
 
         def hold_and_plan() -> tuple[list[int], int]:
@@ -237,6 +236,8 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
         from eval import vllm_engine
 
     def load() -> tuple:
+        if this.benchmark.attention and processes.rank == 0:
+            tell_attention(this)
         if args.engine == "vllm":
             model, processor = vllm_engine.load(this, order)
         else:
@@ -279,6 +280,24 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
             journal.append_rows(part, [this.items[index] | outcome for index, outcome in batch.items()])
             bar.update(len(batch))
     return time.monotonic() - start
+
+
+def tell_attention(this: Run) -> None:
+    """Say which attention was asked for, by the flag or else by the checkpoint, if `benchmark.attention` is another."""
+    from models.outline import load_outline
+
+    used, asked = this.benchmark.attention, this.attention_asked
+    where = f"--attn_implementation {asked}"
+    if asked is None:
+        config, _ = load_outline(this.args.model_path, with_processor=False)
+        asked = config.get_text_config()._attn_implementation
+        where = f'"attn_implementation": "{asked}" of the checkpoint\'s config.json'
+    if asked not in (None, used):
+        print(
+            f"{this.benchmark.name}: {where} is not used: the model runs with {used}, and the weights of attention are "
+            "computed beside it",
+            flush=True,
+        )
 
 
 def start_journal(this: Run, everyone: list[dict], done: int) -> None:

@@ -31,6 +31,9 @@ SUFFIXES = (".png", ".pdf", ".svg")
 _SEQUENTIAL, _DIVERGING = "YlGnBu", "PuOr"
 _SMALLEST_SPAN = 5.0  # percent; noise of a point must not look like the whole scale
 _INK, _QUIET = "#1a1a1a", "#5f5f5f"
+# A field without data, and what is written on it.
+NO_DATA = {"facecolor": "#f2f2f2", "edgecolor": "#cccccc", "hatch": "////", "linewidth": 0}
+NO_DATA_TEXT = {"color": _QUIET, "bbox": {"facecolor": "#f2f2f2", "linewidth": 0, "pad": 1.5}}
 
 
 @dataclass(frozen=True)
@@ -144,16 +147,16 @@ def _draw_panel(axes: Axes, panel: Panel, colours: Colormap, norm: Normalize) ->
                 note = _minus(panel.notes[index])
                 axes.text(middle, row + 0.81, note, fontsize=7.5 * min(1, 15 / max(1, len(note))), **style)
         else:
-            style |= {"color": _QUIET, "bbox": {"facecolor": "#f2f2f2", "linewidth": 0, "pad": 1.5}}
-            axes.add_patch(Rectangle(*box, facecolor="#f2f2f2", edgecolor="#cccccc", hatch="////", linewidth=0))
+            style |= NO_DATA_TEXT
+            axes.add_patch(Rectangle(*box, **NO_DATA))
             axes.text(middle, row + 0.5, "no data", fontsize=9 * shrink, **style)
         axes.text(middle, row + 0.17, name, fontsize=max(6, 7.5 * shrink), **style)
         axes.add_patch(Rectangle(*box, facecolor="none", edgecolor="white", linewidth=2))
     axes.set(xlim=(0, grid), ylim=(grid, 0))
     axes.set_axis_off()
     heading = {"transform": axes.transAxes, "ha": "center", "parse_math": False}
-    axes.text(0.5, 1.11, panel.title, fontsize=_fit(panel.title, 13), color=_INK, weight="bold", **heading)
-    axes.text(0.5, 1.035, panel.subtitle, fontsize=_fit(panel.subtitle, 9.5), color=_QUIET, **heading)
+    axes.text(0.5, 1.11, panel.title, fontsize=fit(panel.title, 13), color=_INK, weight="bold", **heading)
+    axes.text(0.5, 1.035, panel.subtitle, fontsize=fit(panel.subtitle, 9.5), color=_QUIET, **heading)
 
 
 def _minus(text: str) -> str:
@@ -161,7 +164,7 @@ def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _fit(text: str, size: float) -> float:
+def fit(text: str, size: float) -> float:
     """The font size in points, not above `size`, at which `text` fits over a panel."""
     average_letter = 0.68
     return min(size, 0.92 * PANEL_WIDTH * 72 / (average_letter * max(1, len(text))))

@@ -59,8 +59,13 @@ def load_items(args: argparse.Namespace) -> list[dict]:
         raise InputError("--num_captions, --mask_size: give 1 or more")
     positives = [item for item in probe.load_items(args) if item["answer"].lower() == "yes"]
     captions = list(dict.fromkeys(caption_group(item["image"]) for item in positives))
+    if not captions:
+        raise InputError(f"{args.eval_file}: no item has the answer Yes; give a probe as data/build_probe.py writes it")
     if args.num_captions > len(captions):
-        raise InputError(f"--num_captions {args.num_captions}: {args.eval_file} has {len(captions)} with positives")
+        raise InputError(
+            f"--num_captions {args.num_captions}: {args.eval_file} has {len(captions)} captions with a question "
+            f"answered Yes; give {len(captions)} or fewer"
+        )
     drawn = set(random.Random(args.seed).sample(captions, args.num_captions))
     items = [item for item in positives if caption_group(item["image"]) in drawn]
     for item in items:

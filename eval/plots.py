@@ -83,6 +83,19 @@ def _picture(row: dict) -> tuple[str, ...]:
     return tuple(str(row.get(field)) for field in ("id", "position", "answer", "image", "image_sha256"))
 
 
+def intervals_in_words(numbers: dict, unit: str) -> str:
+    """What the intervals of a study's numbers are; empty if they have none, as those of one caption have not."""
+    if not _has_interval(numbers["runs"]):
+        return ""
+    return f"95% bootstrap intervals, {numbers['bootstrap']} resamples of {unit}, seed {numbers['seed']}"
+
+
+def _has_interval(part) -> bool:
+    if isinstance(part, list):
+        return any(map(_has_interval, part))
+    return isinstance(part, dict) and (part.get("low") is not None or any(map(_has_interval, part.values())))
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     check(arguments)
@@ -92,9 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.output_json:
         write_json(arguments.output_json, numbers)
     print(text)
-    if arguments.bootstrap:
-        resamples = f"{arguments.bootstrap} resamples of {module.UNIT}, seed {arguments.seed}"
-        print(f"[]: 95% bootstrap intervals, {resamples}")
+    if intervals := intervals_in_words(numbers, module.UNIT):
+        print(f"[]: {intervals}")
     for output in filter(None, (arguments.output_json, arguments.output_path)):
         print(f"written: {output}")
 

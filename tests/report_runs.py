@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +90,11 @@ def study_rows(benchmark: str) -> list[Row]:
     rng, rows = np.random.default_rng(0), []
     for number in range(3):
         for cell, position in enumerate(cell_names(3)):
-            flow, feature = rng.random((1, 4, 4)).astype(np.float32), rng.random(8).astype(np.float16)
+            flow, feature = rng.random((2, 4, 4)).astype(np.float32), rng.random(8).astype(np.float16)
             measured = {
                 "perception": {"map": rng.random((6, 6)).tolist()},
                 "information_flow of probe": {
-                    "flow": base64.b64encode(flow / 50).decode(), "shape": [1, 4, 4], "image_share": 0.5
+                    "flow": base64.b64encode(flow / 50).decode(), "shape": [2, 4, 4], "image_share": 0.5
                 },
                 "similarity": {
                     "similarity": 0.25, "similarity_other": 0.125, "features": base64.b64encode(feature).decode()
@@ -103,6 +103,17 @@ def study_rows(benchmark: str) -> list[Row]:
             row = {"id": f"{number}_{cell}", "image": f"{number}_{cell}.jpg", "position": position, "answer": "Yes"}
             rows.append(row | {"image_sha256": f"{number}{cell}"} | measured[benchmark])
     return rows
+
+
+def write_rotary(path: Path, model: str = "bus-7b", layer_types: Sequence[str | None] = (None,)) -> None:
+    """What eval/rotary_bias.py finds of a model with these types of layers."""
+    kernel = {"rkd": 1.5, "ptd": 2.5, "kernel": [[0.5, 1.0], [0.25, 0.75]]}
+    found = [
+        {"view": "base", "layer_type": name, "layers": 4, "off": kernel, "on": kernel | {"rkd": 0.0}}
+        for name in layer_types
+    ]
+    content = {"model_path": f"/checkpoints/{model}", "image_tokens": 4, "text_tokens": 64, "found": found}
+    path.write_text(json.dumps(content))
 
 
 def make_report(folder: Path, *arguments: str) -> str:

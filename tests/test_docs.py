@@ -51,10 +51,9 @@ def test_readme_python_commands_run_in_their_order(tmp_path, monkeypatch):
     assert len(lines) >= 7
     for line in lines:
         words = shlex.split(line)[1:]
-        # Data, weights and software that cannot be had here.
-        if any(
-            missing in line for missing in ("playground/", "score.py scienceqa", "qwen2_5_vl_lora", "--engine vllm")
-        ):
+        # Data, weights and software that cannot be had here, and what would come of them.
+        absent = ("playground/", "score.py scienceqa", "qwen2_5_vl_lora", "--engine vllm")
+        if any(missing in line for missing in absent):
             words = [words[0], "--help"]
         if words[0] == "eval/probe.py":
             words += ["--max_new_tokens", "2"]  # random weights ramble

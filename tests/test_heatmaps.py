@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from eval.heatmaps import DPI, PANEL_HEIGHT, PANEL_WIDTH, Panel, _contrasting, _fit, _scale, probe_heatmaps
+from eval.heatmaps import DPI, PANEL_HEIGHT, PANEL_WIDTH, Panel, _contrasting, _scale, fit, probe_heatmaps
 from models.errors import InputError
 
 CELLS = np.array([[80.0, 85, 90], [70, 75, 80], [60, 65, 70]])
@@ -116,8 +116,8 @@ def test_ink_has_the_better_contrast(colour):
 
 def test_labels_of_users_are_text_and_not_formulas_and_long_ones_shrink(tmp_path):
     draw(tmp_path / "h.png", Panel(r"$\off{$ x", "a $ b", CELLS))
-    assert _fit("off", 13) == 13
-    assert _fit("x" * 80, 13) < 6
+    assert fit("off", 13) == 13
+    assert fit("x" * 80, 13) < 6
 
 
 def test_other_suffixes_are_refused_and_nothing_is_written(tmp_path):

@@ -156,12 +156,29 @@ def test_a_model_without_a_patch_grid_is_refused(probe, tmp_path):
     assert not (tmp_path / "a.jsonl").exists()
 
 
-def test_other_attention_is_switched_with_a_notice(llava, probe, tmp_path, capsys):
-    assert flow(llava, probe, tmp_path / "a", "--limit", 2, "--position_balance", "true") == 0
-    more = ("--attn_implementation", "eager", "--position_balance", "true")
-    assert flow(llava, probe, tmp_path / "b", "--limit", 2, *more) == 0
-    assert "--attn_implementation sdpa, beside which it measures" in capsys.readouterr().out
+def test_other_attention_is_not_used_and_a_notice_says_so(llava, probe, tmp_path, capsys):
+    more = ("--limit", 2, "--position_balance", "true")
+    notice = "is not used: the model runs with sdpa, and the weights of attention are computed beside it"
+    assert flow(llava, probe, tmp_path / "a", *more) == 0
+    assert "is not used" not in capsys.readouterr().out
+    assert flow(llava, probe, tmp_path / "b", *more, "--attn_implementation", "eager") == 0
+    assert f"information_flow of probe: --attn_implementation eager {notice}" in capsys.readouterr().out
     np.testing.assert_allclose(maps_of(tmp_path / "a"), maps_of(tmp_path / "b"), atol=1e-7)
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_config_json_asks_for_is_not_used_either(llava, probe, tmp_path, capsys, field):
+    folder = shutil.copytree(llava, tmp_path / "eager")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: "eager"}))
+    more = ("--limit", 2, "--position_balance", "true")
+    assert flow(folder, probe, tmp_path / "a", *more) == 0
+    said = '"attn_implementation": "eager" of the checkpoint\'s config.json is not used: the model runs with sdpa'
+    assert said in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.manifest.json").read_text())["attn_implementation"] == "sdpa"
+    assert flow(folder, probe, tmp_path / "b", *more, "--attn_implementation", "sdpa") == 0
+    assert "is not used" not in capsys.readouterr().out, "sdpa was asked for"
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_an_adapter_is_measured_like_a_model(tiny_folders, probe, tmp_path):
@@ -315,7 +332,19 @@ def test_report(tmp_path, capsys):
     assert [third["value"] for third in on["thirds"]] == pytest.approx([100 / 9] * 9, abs=1e-4)
     assert off["thirds"][0]["value"] < off["thirds"][8]["value"]
     assert (tmp_path / "f.png").stat().st_size > 10_000
-    assert "normalised entropy" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "normalised entropy" in output
+    assert "entropy and raster correlation: basic intervals, which make up for noise and may lie beside the" in output
+    assert "[]: 95% bootstrap intervals, 2000 resamples of captions (probe) or pictures (benchmarks), seed 0" in output
+
+
+def test_one_caption_has_no_intervals_and_none_are_explained(tmp_path, capsys):
+    planted(tmp_path / "a", [np.arange(1, 37.0).reshape(1, 6, 6) / 1000])
+    plots.main(["information_flow", "--results_file", str(tmp_path / "a"), "--output_path", str(tmp_path / "f.png")])
+    output = capsys.readouterr().out
+    assert "normalised entropy" in output
+    assert "interval" not in output
+    assert "[]" not in output
 
 
 def test_maps_of_several_grids_are_laid_onto_one(tmp_path, capsys):

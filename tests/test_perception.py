@@ -10,8 +10,9 @@ from PIL import Image
 from data.grid import cell_names
 from eval import occlusion, perception, plots
 from eval.items import open_picture
+from eval.measured import read_measured
 from eval.overlay import write_overlay
-from eval.perception_report import read_maps, summed
+from eval.perception_report import figure, read_maps, summed
 from models import load_model
 from models.errors import InputError
 from models.tiny import FAMILIES
@@ -224,7 +225,10 @@ def test_an_overlay_is_strongest_where_the_map_is(tmp_path):
     ("more", "message"),
     [
         (("--mask_size", 30), "--mask_size 30: does not divide ._0.png, 84 x 84 px; choose one of 12, 14, 21, 28"),
-        (("--num_captions", 3), "--num_captions 3: .* has 2 with positives"),
+        (
+            ("--num_captions", 3),
+            "--num_captions 3: .*probe.jsonl has 2 captions with a question answered Yes; give 2 or f",
+        ),
         (("--mask_color", "whitish"), "'whitish' is no colour"),
         (("--mask_size", 0), "give 1 or more"),
     ],
@@ -233,6 +237,12 @@ def test_bad_input(llava, canvases, tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         perceive(llava, canvases, tmp_path / "out", *more)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_negatives_alone(llava, canvases, tmp_path):
+    write_rows(tmp_path / "negatives.jsonl", read_rows(canvases / "probe.jsonl")[1::2])
+    with pytest.raises(InputError, match="negatives.jsonl: no item has the answer Yes; give a probe as data/build_pro"):
+        perceive(llava, canvases, tmp_path / "out", "--eval_file", tmp_path / "negatives.jsonl")
 
 
 def test_a_broken_picture_is_an_error_row(llava, canvases, tmp_path):
@@ -265,11 +275,34 @@ def test_report(tmp_path, capsys):
     assert shares == pytest.approx([100 / 9] + [100] * 8, abs=1e-3)
     assert (run["skipped"], run["without_effect"]) == (36, 1)
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    from eval.measured import read_measured
-
     measured = read_measured(str(tmp_path / "occlusion.jsonl"), {"map": list})
     maps = summed(measured, read_maps(measured))
     assert maps.max() == pytest.approx(1), "each map is divided by its own maximum"
     np.testing.assert_allclose(maps[5], np.kron(np.eye(9)[5].reshape(3, 3), np.ones((2, 2))))
     np.testing.assert_allclose(maps[0], 2 / 3), "one of three has no effect"
-    assert "chance 11.1" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "chance 11.1" in output
+    assert "[]: 95% bootstrap intervals, 2000 resamples of captions" in output
+
+
+def test_a_cell_without_rows_is_drawn_as_such_and_not_as_no_effect(tmp_path, capsys):
+    """--limit has cut all but three cells of one caption; of these, one map has no effect."""
+    maps = [np.eye(3), np.zeros((3, 3)), np.eye(3)]
+    rows = [
+        {"id": cell, "image": f"0_{cell}.png", "position": position, "map": map_.tolist()}
+        for cell, (position, map_) in enumerate(zip(cell_names(3), maps, strict=False))
+    ]
+    write_rows(tmp_path / "occlusion.jsonl", rows)
+    measured = read_measured(str(tmp_path / "occlusion.jsonl"), {"map": list})
+    found = summed(measured, read_maps(measured))
+    assert np.isnan(found).all((1, 2)).tolist() == [False] * 3 + [True] * 6
+    assert not found[1].any()
+    drawn = figure([("off", found)])
+    axes = [one for one in drawn.axes if one.get_title()]
+    assert [one.get_title() for one in axes] == [name.replace("_", " ") for name in cell_names(3)]
+    assert [[text.get_text() for text in one.texts] for one in axes] == [[]] * 3 + [["no data"]] * 6
+    assert [len(one.images) for one in axes] == [1] * 3 + [0] * 6
+    plots.main(["perception", "--prob_results_dir", str(tmp_path), "--output_path", str(tmp_path / "p.png")])
+    output = capsys.readouterr().out
+    assert "[]" not in output, "one caption has no interval"
+    assert "nan" not in output

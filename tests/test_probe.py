@@ -17,7 +17,6 @@ from models.errors import InputError
 from models.tiny import FAMILIES
 from tests.probe_runs import read_rows, run_here, write_probe, write_rows
 
-
 MINIATURE = Path(__file__).parent.parent / "models/miniature"
 
 

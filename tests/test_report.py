@@ -12,7 +12,17 @@ from eval.reporting.pairs import compared
 from eval.reporting.parts import with_minus
 from eval.reporting.results import find_results
 from models.errors import InputError
-from tests.report_runs import biased, draw_canvases, even, make_report, probe_rows, study_rows, write_pair, write_run
+from tests.report_runs import (
+    biased,
+    draw_canvases,
+    even,
+    make_report,
+    probe_rows,
+    study_rows,
+    write_pair,
+    write_rotary,
+    write_run,
+)
 
 OFF, ON = probe_rows(biased), probe_rows(even)
 
@@ -113,10 +123,7 @@ def test_studies_stand_with_their_model(tmp_path):
     for benchmark in ("perception", "information_flow of probe"):
         write_pair(tmp_path / benchmark, study_rows(benchmark), study_rows(benchmark), benchmark=benchmark)
     write_run(tmp_path / "s.jsonl", False, study_rows("similarity"), benchmark="similarity", pooling="max")
-    kernel = {"rkd": 1.5, "ptd": 2.5, "kernel": [[0.5, 1.0], [0.25, 0.75]]}
-    found = [{"view": "base", "layer_type": None, "layers": 4, "off": kernel, "on": kernel | {"rkd": 0.0}}]
-    content = {"model_path": "/checkpoints/bus-7b", "image_tokens": 4, "text_tokens": 64, "found": found}
-    (tmp_path / "positions.json").write_text(json.dumps(content))
+    write_rotary(tmp_path / "positions.json")
     page = make_report(tmp_path)
     headings = re.findall("<h[23]>(.*?)</h[23]>", page)
     assert headings == ["bus-7b", "Spatial probe", "Understanding", "Perception", "Information flow", "Positions alone",
@@ -127,7 +134,10 @@ def test_studies_stand_with_their_model(tmp_path):
     assert "normalised entropy 0." in text
     assert "base 4 2×2 1.50 0.00 2.50 2.50" in text
     pictures = re.findall("<img [^>]*>", page)
-    assert len(pictures) == 3 + 4 + 3
+    assert len(pictures) == 3 + 4 + 2 + 2 + 3 + 2, "probe, similarity, perception, flow, its layers, positions"
+    assert "200 resamples of captions (probe) or pictures (benchmarks), seed 0." in text
+    assert "Entropy and raster correlation: basic intervals" in text
+    assert "basic" not in words(make_report(tmp_path, "--bootstrap", "0"))
     assert all(re.search(r' alt="[^"]{20,}"', picture) for picture in pictures)
 
 
@@ -140,6 +150,12 @@ def test_a_study_with_errors_in_one_run_is_shown_apart(tmp_path):
     page = words(make_report(tmp_path))
     assert page.count("Not compared: ") == 2
     assert "3 captions, 1 errors (left out)" in page
+
+
+def test_cells_without_data_are_told_in_words(tmp_path):
+    rows = [row for row in study_rows("perception") if row["position"] not in ("left", "bottom_right")]
+    write_run(tmp_path / "one.jsonl", False, rows, benchmark="perception")
+    assert 'one for each cell of the target; no data: left, bottom right"' in make_report(tmp_path)
 
 
 def test_benchmarks(tmp_path):

@@ -42,8 +42,7 @@ class Section:
     about: str = ""
     text: str = ""
     warnings: list[str] = field(default_factory=list)
-    small_pictures: list[Picture] = field(default_factory=list)  # beside each other as space allows
-    wide_pictures: list[Picture] = field(default_factory=list)  # each on its own, to be moved sideways on a phone
+    pictures: list[list[Picture]] = field(default_factory=list)  # rows: beside each other as space allows
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.heatmaps import Panel, probe_heatmaps
+from eval.heatmaps import Panel, probe_heatmaps, save
 from eval.reporting.parts import Picture
 
 SMALL = 300  # px, longer side of a canvas
@@ -24,22 +25,29 @@ DARK = {
     "fill: #1f5a9e": "fill: #74b0f4",
     "stroke: #c2571a": "stroke: #f0a06a",
     "fill: #c2571a": "fill: #f0a06a",
+    "fill: #f2f2f2": "fill: #2c2c35",  # a field without data
+    "stroke: #cccccc": "stroke: #45454f",  # and its hatch
 }
 
 
-def drawn(draw: Callable[[str], object], alt: str) -> tuple[Picture, object]:
-    """The picture that `draw` writes to the path it is given, and what it returns."""
+def drawn(draw: Callable[[str], object], alt: str) -> Picture:
+    """The picture that `draw` writes to the path it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.svg"
-        returned = draw(str(path))
+        draw(str(path))
         svg = path.read_text(encoding="utf-8")
-    return figure_picture(svg, alt), returned
+    return figure_picture(svg, alt)
+
+
+def saved(figure: Figure, alt: str) -> Picture:
+    """A figure of matplotlib's as a picture."""
+    return drawn(lambda path: save(figure, path), alt)
 
 
 def heatmap_pictures(panels: list[Panel], alts: list[str]) -> list[Picture]:
     """Heat maps, each a picture of its own, panels of one legend on one scale."""
     return [
-        drawn(lambda path, panel=panel: probe_heatmaps([panel], path, scaled_with=panels), alt)[0]
+        drawn(lambda path, panel=panel: probe_heatmaps([panel], path, scaled_with=panels), alt)
         for panel, alt in zip(panels, alts, strict=True)
     ]
 
@@ -66,6 +74,7 @@ def _dark_rules() -> str:
     # Text without a colour of its own is black: on the fields of a heat map rightly, but not beside them.
     rules += ['[id^="matplotlib.axis"], [id^="legend"] { fill: #a9a9b4 }']
     rules += [f'[style*="{old}"] {{ {new} !important }}' for old, new in DARK.items()]
+    rules += ['[fill="#f2f2f2"] { fill: #2c2c35 }']  # below the hatch, where matplotlib writes no style
     return f"@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}"
 
 

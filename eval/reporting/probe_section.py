@@ -59,7 +59,7 @@ def probe_section(
         about=f"{first['captions']} captions, {first['items']} questions, {answers[0].grid} × {answers[0].grid} cells",
         text=TEXT,
         warnings=warnings_of(one),
-        small_pictures=heatmap_pictures(maps, [_alt(panel) for panel in maps]),
+        pictures=[heatmap_pictures(maps, [_alt(panel) for panel in maps])],
         tables=[*_number_tables(summaries, comparison), *_test_tables(summaries, comparison)],
         notes=list(map(with_minus, notes)),
         examples=examples,

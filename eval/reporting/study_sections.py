@@ -1,20 +1,21 @@
 """Perception, similarity, information flow, positions alone and benchmarks on the page."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import Normalize
 
+from data.grid import cell_names
 from eval import flow_report, perception_report, similarity_report
 from eval.entries import show_entry
-from eval.heatmaps import save
-from eval.map_figure import map_figure
-from eval.plots import STUDIES, check_same_study
+from eval.map_figure import curve_figure, map_figure, scale_of
+from eval.plots import STUDIES, check_same_study, intervals_in_words
 from eval.reporting.pairs import Comparison
 from eval.reporting.parts import Section, Table, with_minus
-from eval.reporting.pictures import drawn, heatmap_pictures
+from eval.reporting.pictures import heatmap_pictures, saved
 from eval.reporting.probe_section import warnings_of
 from eval.reporting.results import FLOW, PERCEPTION, SIMILARITY
 from eval.scorers.report import report as scores_in_words
@@ -58,12 +59,14 @@ def _study(one: Comparison, settings: argparse.Namespace) -> Section:
     return {SIMILARITY: _similarity, PERCEPTION: _perception, FLOW: _flow}[one.kind](one, asked)
 
 
-def _section(one: Comparison, said: str, **parts) -> Section:
+def _section(one: Comparison, said: str, numbers: dict, more_notes: Sequence[str] = (), **parts) -> Section:
     """`said`: what the study's report says; its lines before the first empty one are notes."""
     title, text = TEXTS[one.kind]
     notes = [with_minus(line) for line in said.split("\n\n")[0].splitlines()]
+    if intervals := intervals_in_words(numbers, STUDIES[one.kind].UNIT):
+        notes.append(f"In brackets: {intervals}.")
     about = f"{one.runs[0].manifest['items']} items"
-    return Section(title, about, text, warnings_of(one), notes=notes, **parts)
+    return Section(title, about, text, warnings_of(one), notes=[*notes, *more_notes], **parts)
 
 
 def _similarity(one: Comparison, asked: argparse.Namespace) -> Section:
@@ -78,31 +81,41 @@ def _similarity(one: Comparison, asked: argparse.Namespace) -> Section:
                 [f"{run['label']}: {name}", show_entry(run[name], signed=False), *(f"{end:.2f}" for end in ends)]
             )
     table = Table("Cosines in hundredths; readout in percent of captions", _minus(rows))
-    return _section(one, text, small_pictures=heatmap_pictures(panels, alts), tables=[table])
+    return _section(one, text, numbers, pictures=[heatmap_pictures(panels, alts)], tables=[table])
 
 
 def _perception(one: Comparison, asked: argparse.Namespace) -> Section:
-    def draw(path: str) -> tuple[str, dict]:
-        asked.output_path = path
-        return perception_report.report(asked)
-
-    means = "maps of what the answer loses, one for each cell of the target, on one scale"
-    picture, (text, numbers) = drawn(draw, f"Perception, {', '.join(one.labels)}: {means}")
+    text, numbers, drawn = perception_report.describe(asked)
+    norm, size = perception_report.scale_of(drawn), perception_report.SMALL_SIZE
+    pictures = []
+    for label, maps in drawn:
+        alt = f"Perception, {label}: maps of what the answer loses, one for each cell of the target{_empty_cells(maps)}"
+        pictures.append(saved(perception_report.figure([(label, maps)], norm, size), alt))
     shares = [run["target_share"] for run in numbers["runs"]]
     chance = f"mean of all cells (chance {100 / len(shares[0]['cells']):.1f})"
     rows = [["", *one.labels], [chance, *(show_entry(share, signed=False) for share in shares)]]
     for cells in zip(*(share["cells"] for share in shares), strict=True):
         rows.append([cells[0]["position"].replace("_", " "), *(show_entry(cell, signed=False) for cell in cells)])
     table = Table("Share of the map in the target's cell, %", _minus(rows))
-    return _section(one, text, wide_pictures=[picture], tables=[table])
+    return _section(one, text, numbers, pictures=[pictures], tables=[table])
+
+
+def _empty_cells(maps: np.ndarray) -> str:
+    """In words, the cells whose map, of (cells, rows, columns), is NaN."""
+    names = cell_names(round(len(maps) ** 0.5))
+    empty = [name.replace("_", " ") for name, one in zip(names, maps, strict=True) if np.isnan(one).any()]
+    return f"; no data: {', '.join(empty)}" if empty else ""
 
 
 def _flow(one: Comparison, asked: argparse.Namespace) -> Section:
-    def draw(path: str) -> tuple[str, dict]:
-        asked.output_path = path
-        return flow_report.report(asked)
-
-    picture, (text, numbers) = drawn(draw, f"Attention of each patch, {' beside '.join(one.labels)}, on one scale")
+    text, numbers, maps, curves = flow_report.summarise(asked)
+    norm = scale_of(maps)
+    pictures = [[saved(map_figure([(label, map_)], flow_report.SCALE, norm=norm), f"Attention of each patch, {label}")
+                 for label, map_ in maps]]  # fmt: skip
+    if curves:
+        alt = f"by layer: {', '.join(label for label, _ in curves)}"
+        titles = flow_report.LAYER_TITLES.items()
+        pictures.append([saved(curve_figure(curves, name, title), f"{title}, {alt}") for name, title in titles])
     runs = numbers["runs"]
     rows = [["", *one.labels]]
     for name, title in flow_report.TITLES.items():
@@ -115,7 +128,8 @@ def _flow(one: Comparison, asked: argparse.Namespace) -> Section:
         Table("Shape of the map", _minus(rows)),
         Table("Share of thirds of the canvas, %", _minus(thirds), folded=True),
     ]
-    return _section(one, text, wide_pictures=[picture], tables=tables)
+    notes = [f"{flow_report.BASIC[0].upper()}{flow_report.BASIC[1:]}."] if flow_report.has_basic(runs) else []
+    return _section(one, text, numbers, notes, pictures=pictures, tables=tables)
 
 
 def rotary_section(path: Path, found: dict) -> Section:
@@ -131,9 +145,9 @@ def rotary_section(path: Path, found: dict) -> Section:
             maps += [(f"{title}: BaPA {flag}", kernel) for flag, kernel in kernels.items()]
         # The scale of eval/rotary_bias.py's own figure: those of a kernel that hardly varies must hardly vary.
         norm = Normalize(min(0.0, *(kernel.min() for _, kernel in maps)), 1.0)
-        scale = "rotary kernel of a patch (a cosine: 1 without distance)"
-        alt = "Rotary kernel over the patches of an image, BaPA off beside on, on one scale"
-        picture, _ = drawn(lambda file: save(map_figure(maps, scale, columns=2, norm=norm), file), alt)
+        scale = "rotary kernel of a patch\n(a cosine: 1 without distance)"
+        pictures = [saved(map_figure([one], scale, norm=norm), f"Rotary kernel over the patches of an image, {one[0]}")
+                    for one in maps]  # fmt: skip
         about = f"{found['model_path']}, {found['image_tokens']} image tokens, {found['text_tokens']} of text"
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not as eval/rotary_bias.py writes it ({error!r}); run it anew") from None
@@ -143,7 +157,7 @@ def rotary_section(path: Path, found: dict) -> Section:
         "What positions and rotary frequencies predict, without weights. RKD: how much the mean cosine of the rotation "
         "between a text token and a patch differs between patches, in hundredths. PTD: the same of the distance, in "
         "positions. With BaPA both are 0 by construction.",
-        wide_pictures=[picture],
+        pictures=[pictures[start : start + 2] for start in range(0, len(pictures), 2)],  # off beside on
         tables=[Table("Dispersion over patches", _minus(rows))],
     )
 
