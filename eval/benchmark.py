@@ -5,9 +5,9 @@
 overhead: steps with the flag on beside the flag off, on released geometries made narrow. positions: the method beside
 upstream's positions. probe, perception: replies and covered pictures, batched, against one `generate` each, as the
 paper's scripts do it, with up to 128 new tokens. build: canvases against the encoding of their JPEGs alone. train: an
-update of LoRA against batch 1. shard: one process and two, and going on with a long file. growth: no ratios, but what
-a token, a picture and an item cost as there are more of them. engine, only where it is asked for: replies by --engine
-vllm beside transformers' (docs/vllm.md).
+update of LoRA against batch 1. shard: one process and two, and what a run costs beside the model, going on with a long
+file. growth: what a token and a picture of a prompt cost as there are more of them. engine, only where it is asked for:
+replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
 GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
@@ -52,7 +52,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row | Siz
     "engine": engine_row,
 }
 EXTRA = ("engine",)  # needs another environment
-OF_A_PROBE = ("probe", "perception", "shard", "growth", "engine")
+OF_A_PROBE = ("probe", "perception", "shard", "engine")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--geometry", help="probe, perception, train: qwen2_5_vl_7b or _32b in full size, random weights (a GPU's work)"
     )
     add("--position_balance", type=true_or_false, metavar="true|false", help="(default: as config.json says)")
-    add("--eval_file", type=Path, help="probe, perception, shard, growth: the probe's items, JSON lines")
+    add("--eval_file", type=Path, help="probe, perception, shard: the probe's items, JSON lines")
     add("--img_path", type=Path, help="folder of its canvases")
     add("--items", type=int, default=36, help="of the probe in a round (default: %(default)s)")
     add("--mask_size", type=int, default=84, help="side of a square, px; divides the canvas (default: %(default)s)")

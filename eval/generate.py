@@ -1,5 +1,6 @@
 """Prompts and pictures in, greedy replies out: loader processes prepare batches while the model answers."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -226,8 +227,23 @@ def default_workers(num_processes: int) -> int:
 
     Each prepares one batch ahead, and a batch of large pictures takes hundreds of megabytes of shared memory.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, max(0, cores // num_processes - 1))
+    return min(4, max(0, _cores() // num_processes - 1))
+
+
+@contextlib.contextmanager
+def threads_beside(num_workers: int, device: torch.device) -> Iterator[None]:
+    """On a CPU, leave loader processes a core each: threads that wait for one of theirs hold all others up."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(min(before, max(1, _cores() - num_workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _loader(model, processor, messages_of, indices: list[int], size: int, num_workers: int) -> DataLoader:

@@ -31,8 +31,9 @@ def machine(results: dict) -> list[str]:
     ]
     for part, rows in groupby(results["rows"], key=lambda row: row["part"]):
         rows = list(rows)
-        lines = [cells(row)[1:] for row in rows]
-        parts += [f"### {part}", table([list(columns(rows[0])[1:]), *lines])]
+        parts.append(f"### {part}")
+        for heads, alike in groupby(rows, key=columns):
+            parts.append(table([list(heads[1:]), *(cells(row)[1:] for row in alike)]))
         parts += [f"{row['what']}: {row['note']}." for row in rows if row.get("note")]
     return parts
 

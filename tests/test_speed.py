@@ -46,12 +46,11 @@ def small(monkeypatch):
     monkeypatch.setattr(positions, "BATCHES", (1, 2))
     monkeypatch.setattr(positions, "SECONDS", 0.01)
     monkeypatch.setattr(building, "CROPS", 1)
-    monkeypatch.setattr(sharding, "LONG", 900)
+    monkeypatch.setattr(sharding, "ITEMS", (90, 180))
+    monkeypatch.setattr(overhead, "MORE_ROUNDS", 1)
     monkeypatch.setitem(utilisation.SIDES, "cpu", 256)
     monkeypatch.setattr(growth, "TOKENS", (100, 1_000))
     monkeypatch.setattr(growth, "PICTURES", (1, 2))
-    monkeypatch.setattr(growth, "ITEMS", (90,))
-    monkeypatch.setattr(growth, "STARTED", (1,))
 
 
 def saved(tmp_path) -> dict[str, list[dict]]:
@@ -68,8 +67,9 @@ def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, 
     assert set(found) == set(benchmark.PARTS) - {"engine"}, "which needs vLLM"
     assert len(found["overhead"]) == 3 * 3
     assert len(found["positions"]) == 5 * 2
-    grown = found.pop("growth")
-    for rows in found.values():
+    compared = {part: [row for row in rows if "ratio" in row] for part, rows in found.items()}
+    sizes = [row for rows in found.values() for row in rows if "ratio" not in row]
+    for rows in compared.values():
         for row in rows:
             ratio = row["ratio"]
             assert min(ratio["seconds"]) > 0
@@ -79,16 +79,17 @@ def test_every_part_is_measured_saved_and_put_on_a_page(tiny_folders, canvases, 
     ours, upstreams = zip(*(map(int, re.findall(r"\d+", row["note"])) for row in found["positions"]), strict=True)
     assert set(ours) == {0}, "positions of ours wait for no GPU"
     assert max(upstreams) > 0, "Qwen2.5-VL's of upstream do, and the counter sees it"
-    assert [row["first"] for row in found["shard"]] == ["1 process", "900 rows"]
-    assert [(row["size"], row["unit"], row["computed"]) for row in grown] == [
-        *((100, "token", False), (1_000, "token", False), (1, "picture", False), (2, "picture", False)),
-        *((90, "item", False), (1, "item", False), (4, "item", True), (8, "item", True)),
+    assert [row["first"] for row in compared["shard"]] == ["1 process"]
+    assert [(row["size"], row["unit"], row["computed"]) for row in sizes if row["part"] == "growth"] == [
+        *((100, "token", False), (1_000, "token", False), (1, "picture", False), (2, "picture", False))
     ]
-    assert all("%" in row["limit"] for row in grown if row["unit"] != "item"), "an operator and its share"
-    bookkeeping, one, four, eight = (row["seconds"] for row in grown if row["unit"] == "item")
-    assert one > four > eight > bookkeeping > 0
-    assert all(row["peak"] is None if row["computed"] else row["peak"] > 1e7 for row in grown)
-    found["growth"] = grown
+    assert all("%" in row["limit"] for row in found["growth"]), "an operator and its share"
+    few, many, *processes = (row for row in sizes if row["part"] == "shard")
+    assert (few["size"], many["size"]) == (90, 180)
+    assert [row["size"] for row in processes] == [1, 2, 4, 8]
+    assert processes[0]["seconds"] > processes[2]["seconds"] > processes[3]["seconds"] > many["seconds"] > 0
+    assert all(row["computed"] for row in processes)
+    assert all(row["peak"] > 1e7 for row in sizes if not row["computed"])
     (tmp_path / "findings.md").write_text("## What limits the rest\n\nNothing.\n")
     words = ["--results_file", tmp_path / "speed.json", "--findings", tmp_path / "findings.md"]
     performance_page.main([*map(str, words), "--output", str(tmp_path / "page.md")])
@@ -157,7 +158,7 @@ def test_what_cannot_be_measured_is_named(tiny_folders, canvases):
         measure(tiny_folders["llava"], canvases, "probe", rounds=0)
     with pytest.raises(InputError, match="prob: no part; choose among overhead, "):
         measure(tiny_folders["llava"], canvases, "prob")
-    with pytest.raises(InputError, match="probe, shard, growth: give --eval_file and --img_path"):
+    with pytest.raises(InputError, match="probe, shard: give --eval_file and --img_path"):
         benchmark.main(["probe", "build", "shard", "growth"])
 
 

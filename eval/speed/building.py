@@ -21,7 +21,7 @@ from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 
 PHOTOS = Path(__file__).parents[2] / "data/samples/photos"
-CROPS = 10  # of each photograph: captions must differ, and a build of 13 is mostly the start of its workers
+CROPS = 40  # of each photograph: captions must differ, and a small build is mostly the start of its workers
 SIDE = 512  # px, of a crop: that of LAION's pictures as img2dataset keeps them, at most
 GOAL = Goal(0.8)
 

@@ -15,7 +15,7 @@ from train import narrow
 
 BATCHES, LENGTHS = (1, 32, 256), (1_000, 8_000, 64_000)
 LARGEST = 4_096_000  # tokens of a batch: 256 rows of 16,000; more is no batch that anybody runs
-SECONDS = 0.2  # a round repeats its work for so long
+SECONDS = 0.05  # a round repeats its work for so long
 # Operators that make the host wait for the device, if their input lies there.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 GOAL = Goal(1.0, at_most=True)

@@ -13,18 +13,24 @@ from eval.items import hash_pictures, image_field
 from eval.journal import append_rows, open_part, part_paths
 from eval.probe import messages
 from eval.speed.commands import Called, called, command, first_items, items_per_second
-from eval.speed.rows import Row
-from eval.speed.side_by_side import side_by_side
+from eval.speed.rows import Row, Size
+from eval.speed.side_by_side import Ratio, side_by_side
 from models.errors import InputError
 
-LONG, SHORT = 90_000, 90  # rows; the paper's probe is the former
+ITEMS = (90, 9_000, 90_000)  # the last: the paper's probe
 
 
-def sharding(args: argparse.Namespace, device) -> Iterator[Row]:
-    """Two rows: items a second of one process and of two, without their start; seconds of going on with 90,000 rows."""
+def sharding(args: argparse.Namespace, device) -> Iterator[Row | Size]:
+    """Items a second of one process and of two, without their start; what a run costs beside the model, by its length;
+    and from both, what the paper's probe takes with more processes.
+    """
     with tempfile.TemporaryDirectory() as root:
-        yield processes_row(args, Path(root))
-        yield resume_row(args, Path(root))
+        compared = processes_row(args, Path(root))
+        yield compared
+        sizes = [bookkeeping_size(args, Path(root), ITEMS[0], None)]
+        sizes += [bookkeeping_size(args, Path(root), count, sizes[0]) for count in ITEMS[1:]]
+        yield from sizes
+        yield from processes_sizes(sizes[-1], compared.ratio, compared.ratio.units)
 
 
 def processes_row(args: argparse.Namespace, folder: Path) -> Row:
@@ -46,21 +52,30 @@ def processes_row(args: argparse.Namespace, folder: Path) -> Row:
     return Row("shard", f"eval/probe.py, {count} items", "1 process", "2 processes", "items", ratio, note=note)
 
 
-def resume_row(args: argparse.Namespace, folder: Path) -> Row:
-    """Answers as a killed run leaves them: its manifest, and a part file with a row for every item, made up here."""
-    runs = {count: answered(args, folder, count) for count in (LONG, SHORT)}
+def bookkeeping_size(args: argparse.Namespace, folder: Path, count: int, start: Size | None) -> Size:
+    """A run's bookkeeping: from start to end where every item has been answered, so that no model is loaded.
 
-    def way(count: int):
-        def run(number: int) -> list[float]:
-            go_on(args, *runs[count], count)
-            return [number]
+    `start`: the same of a few items, which is the start of Python and of the libraries.
+    """
+    ended = go_on(args, *answered(args, folder, count), count)
+    limit = "the start of Python and of the libraries"
+    if start is not None:
+        more = (ended.seconds - start.seconds * start.size) / count * 1e6
+        limit = f"beyond the start, {more:.0f} microseconds an item: its row read, its picture hashed"
+    return Size("shard", "eval/probe.py without the model", count, "item", ended.seconds / count, ended.peak, limit)
 
-        return run
 
-    ratio, _ = side_by_side(way(LONG), way(SHORT), args.rounds)
-    more = (ratio.seconds[0] - ratio.seconds[1]) / LONG * 1e6
-    note = f"the start of Python and of the libraries is in both; beyond it {more:.0f} microseconds a row"
-    return Row("shard", "going on where nothing is left", f"{LONG:,} rows", f"{SHORT} rows", "runs", ratio, note=note)
+def processes_sizes(bookkeeping: Size, ratio: Ratio, count: int) -> Iterator[Size]:
+    """Seconds an item of the largest probe: its bookkeeping, which one process does, and the model's part of it.
+
+    The model's is that of `ratio`, measured on a few items with one process and two; more suppose a core or GPU each.
+    """
+    of = f"eval/probe.py, {bookkeeping.size:,} items, processes"
+    alone, both = (seconds / count for seconds in ratio.seconds)
+    for processes, model in {1: alone, 2: both, 4: alone / 4, 8: alone / 8}.items():
+        seconds = bookkeeping.seconds + model
+        limit = f"the model, {model / seconds:.0%}; the rest is one process's"
+        yield Size("shard", of, processes, "item", seconds, None, limit, computed=True)
 
 
 def go_on(args: argparse.Namespace, eval_file: Path, answers: Path, part: bytes, count: int) -> Called:

@@ -68,11 +68,10 @@ def probe_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio, int]
     def ours(number: int) -> list[str]:
         prompts = of(number)
         answer = partial(generate.reply_to, model, processor, paper_loops.MAX_NEW_TOKENS, False)
-        order = list(range(len(prompts)))
-        found = generate.outcomes(
-            model, processor, prompts.__getitem__, order, None, generate.default_workers(1), answer
-        )
-        replies = {index: outcome["prediction"] for batch in found for index, outcome in batch.items()}
+        order, workers = list(range(len(prompts))), generate.default_workers(1)
+        with generate.threads_beside(workers, model.device):
+            found = generate.outcomes(model, processor, prompts.__getitem__, order, None, workers, answer)
+            replies = {index: outcome["prediction"] for batch in found for index, outcome in batch.items()}
         return [replies[index] for index in order]
 
     ratio, results = side_by_side(papers, ours, args.rounds)
@@ -95,9 +94,10 @@ def perception_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio,
     def ours(number: int) -> list[float | None]:
         answer = Answer(model, processor, paper_loops.MAX_NEW_TOKENS, "first_token", None)
         workers = generate.default_workers(1)
-        ((_, outcome),) = next(
-            occlusion_maps(answer, lambda index: probe.messages(items[index], args), [number], settings, workers)
-        ).items()
+        with generate.threads_beside(workers, model.device):
+            ((_, outcome),) = next(
+                occlusion_maps(answer, lambda index: probe.messages(items[index], args), [number], settings, workers)
+            ).items()
         return _flat(outcome["map"])
 
     ratio, results = side_by_side(papers, ours, args.rounds, lambda values: sum(value is not None for value in values))
