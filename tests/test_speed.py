@@ -131,14 +131,24 @@ def test_random_weights_of_a_released_geometry(canvases, monkeypatch, tmp_path):
     assert found["probe"][0]["what"].startswith("qwen2_5_vl_7b with random weights")
     assert found["perception"][0]["ratio"]["units"] == 8
     for part in ("probe", "train"):
-        assert re.match(r"[\d.,]+ GFLOP an (item|update) by count, \d+% of the ", found[part][0]["note"])
+        gflop, unit = re.match(r"([\d.,e-]+) GFLOP an (\w+) by count, \d+% of the ", found[part][0]["note"]).groups()
+        assert float(gflop) > 0
+        assert unit == {"probe": "item", "train": "update"}[part]
     with pytest.raises(InputError, match="--geometry gemma3_12b: choose one of qwen2_5_vl_7b, qwen2_5_vl_32b"):
         measure("not read", canvases, "probe", "--geometry", "gemma3_12b")
 
 
 def test_counted_operations_are_those_of_a_matrix_product():
-    model = torch.nn.Linear(64, 32, bias=False)
-    assert utilisation.counted(model, lambda: model(torch.ones(10, 64))) == 2 * 10 * 64 * 32
+    model, queries = torch.nn.Linear(64, 32, bias=False), torch.ones(1, 2, 10, 16)
+
+    def work():
+        model(torch.ones(10, 64))
+        torch.nn.functional.scaled_dot_product_attention(queries, queries, queries)
+
+    expected = 2 * 10 * 64 * 32 + 2 * (2 * 2 * 10 * 10 * 16)
+    assert utilisation.counted(work) == expected
+    with torch.inference_mode():
+        assert utilisation.counted(work) == expected
 
 
 def test_other_maps_are_no_ratio(tiny_folders, canvases, monkeypatch):

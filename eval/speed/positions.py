@@ -15,6 +15,7 @@ from train import narrow
 
 BATCHES, LENGTHS = (1, 32, 256), (1_000, 8_000, 64_000)
 LARGEST = 4_096_000  # tokens of a batch: 256 rows of 16,000; more is no batch that anybody runs
+ONE_ROUND = 1_000_000  # tokens of a batch from which on one round must do: Qwen2.5-VL's of upstream take seconds
 SECONDS = 0.05  # a round repeats its work for so long
 # Operators that make the host wait for the device, if their input lies there.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
@@ -53,9 +54,9 @@ def positions(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
                         done += 1
                     return [(time.perf_counter() - start) / done]
 
-                ratio, _ = side_by_side(
-                    partial(repeated, True), partial(repeated, False), args.rounds, lambda times: 1, lambda one: one[0]
-                )
+                rounds = 1 if rows * tokens > ONE_ROUND else args.rounds
+                on, off = partial(repeated, True), partial(repeated, False)
+                ratio, _ = side_by_side(on, off, rounds, lambda times: 1, lambda one: one[0])
                 ours, theirs = (waits(partial(compute, model, flag, inputs)) for flag in (True, False))
                 what = f"{geometry}, {rows} x {inputs['input_ids'].shape[1]} tokens"
                 note = f"waits for the device: {ours}, upstream's {theirs}"

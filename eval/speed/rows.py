@@ -74,7 +74,7 @@ def cells(row: dict) -> list[str]:
     """The cells of a row, as `as_dict` (or a file of it) gives it, under its `columns`."""
     if "ratio" not in row:
         return [
-            *(row["part"], row["what"], f"{row['size']:,}", f"{duration(row['seconds'])} a {row['unit']}"),
+            *(row["part"], row["what"], f"{row['size']:,}", f"{duration(row['seconds'])} per {row['unit']}"),
             *(megabytes(row["peak"]), row["limit"], "computed" if row["computed"] else "yes"),
         ]
     ratio = row["ratio"]

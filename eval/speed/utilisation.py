@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from eval.speed.overhead import wait
-from train.counting import Meter
 
 SIDES = {"cpu": 2048}  # of the square matrices; elsewhere LARGE
 LARGE = 8192
@@ -26,16 +26,27 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(times[1:])
 
 
-def counted(model: torch.nn.Module, work: Callable[[], object]) -> int:
+# torch counts its CUDA kernels of attention, not the CPU's.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *args, **kwargs: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, query, key, value, *args, **kwargs: sdpa_backward_flop_count(gradient, query, key, value)
+    ),
+}
+
+
+def counted(work: Callable[[], object]) -> int:
     """Floating-point operations of `work`: two for a multiply-add, attention as if no mask cut it."""
-    with Meter([*model.parameters(), *model.buffers()]) as meter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         work()
-    return meter.flops
+    return counter.get_total_flops()
 
 
 def share_of_rate(model: torch.nn.Module, work: Callable[[], object], seconds: float, unit: str) -> str:
     """In words: what `work` counts, and the share of a matrix product's rate that it reaches in `seconds`."""
-    flops, rate = counted(model, work), matrix_rate(model.device, model.dtype)
+    flops, rate = counted(work), matrix_rate(model.device, model.dtype)
     return (
         f"{flops / 1e9:,.3g} GFLOP {unit} by count, {flops / seconds / rate:.0%} of the "
         f"{rate / 1e12:,.3g} TFLOP/s of a matrix product in {str(model.dtype).removeprefix('torch.')}"
