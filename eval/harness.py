@@ -275,7 +275,8 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     label = name if processes.count == 1 else f"{name}, process 1 of {processes.count}"
     bar = tqdm(total=len(mine), desc=label, unit="item", disable=processes.rank != 0)
     start = time.monotonic()
-    threads = generate.threads_beside(num_workers, model.device)
+    # vLLM opens pictures in threads, and has its own rule for how many compute.
+    threads = generate.threads_beside(0 if args.engine == "vllm" else num_workers, model.device)
     with bar, threads, journal.open_part(args.answers_file, processes.rank) as part:
         for batch in outcomes:
             journal.append_rows(part, [this.items[index] | outcome for index, outcome in batch.items()])
