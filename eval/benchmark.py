@@ -10,7 +10,8 @@ file. growth: what a token and a picture of a prompt cost as there are more of t
 replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
-GPU, of its memory), without workers. `python eval/performance_page.py` makes a page of saved results.
+GPU, of its memory), without workers; in shard, those of the process that eval/probe.py is.
+`python eval/performance_page.py` makes a page of saved results.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from eval.speed.training import training
 from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
 from models.provenance import provenance, versions
+from train.random_weights import check_geometry
 
 PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row | Size]]] = {
     "overhead": overhead,
@@ -81,6 +83,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for name in ("items", "mask_size", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}: give 1 or more")
+    if args.geometry:
+        check_geometry(args.geometry)
+        if "engine" in args.parts:
+            raise InputError("--geometry: vLLM needs a checkpoint; leave it out, or the part engine")
     asked = [name for name in args.parts if name in OF_A_PROBE]
     if asked and not (args.eval_file and args.img_path):
         raise InputError(f"{', '.join(asked)}: give --eval_file and --img_path, a probe of data/build_probe.py")

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from eval import benchmark, performance_page
+from eval import benchmark, generate, performance_page
 from eval.speed import building, growth, overhead, paper_loops, positions, sharding, utilisation
 from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
@@ -14,6 +14,7 @@ from models.errors import InputError
 from tests.pictures import picture
 from tests.probe_runs import write_rows
 from train import geometry, narrow
+from train.random_weights import random_weights
 
 
 @pytest.fixture
@@ -135,7 +136,36 @@ def test_random_weights_of_a_released_geometry(canvases, monkeypatch, tmp_path):
         assert float(gflop) > 0
         assert unit == {"probe": "item", "train": "update"}[part]
     with pytest.raises(InputError, match="--geometry gemma3_12b: choose one of qwen2_5_vl_7b, qwen2_5_vl_32b"):
-        measure("not read", canvases, "probe", "--geometry", "gemma3_12b")
+        measure("not read", canvases, "overhead", "probe", "--geometry", "gemma3_12b")
+    with pytest.raises(InputError, match="--geometry: vLLM needs a checkpoint"):
+        measure("not read", canvases, "engine", "--geometry", narrow.LORA)
+
+
+def test_full_size_is_that_of_the_release():
+    """Without values: the weights that Qwen2.5-VL-7B's card gives, and as many tokens of the probe's canvas."""
+    model, processor = random_weights(narrow.LORA, torch.device("meta"), True)
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(8.29e9, rel=0.001)
+    assert (model.dtype, model.config.position_balance, model.training) == (torch.bfloat16, True, False)
+    inputs = processor(text=["<|vision_start|><|image_pad|><|vision_end|>"], images=[picture(840, 840)])
+    assert sum(token == model.config.image_token_id for token in inputs["input_ids"][0]) == 900
+
+
+def test_loader_processes_have_a_core_each(monkeypatch):
+    monkeypatch.setattr(generate, "_cores", lambda: 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for workers, threads in ((0, 4), (1, 3), (4, 1), (9, 1)):
+            with generate.threads_beside(workers, torch.device("cpu")):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 4
+        with generate.threads_beside(1, torch.device("cuda")):
+            assert torch.get_num_threads() == 4
+        torch.set_num_threads(2)  # OMP_NUM_THREADS, or torchrun, has set fewer
+        with generate.threads_beside(1, torch.device("cpu")):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_counted_operations_are_those_of_a_matrix_product():

@@ -17,15 +17,20 @@ IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_
 PIXELS = (56 * 56, 12_845_056)  # of a picture, as released
 
 
+def check_geometry(geometry: str) -> None:
+    """Raise InputError for a geometry that is none, or of another family."""
+    names = [name for name, (family, _) in GEOMETRIES.items() if family == FAMILY]
+    if geometry not in names:
+        raise InputError(f"--geometry {geometry}: choose one of {', '.join(names)}")
+
+
 def random_weights(geometry: str, device: torch.device, position_balance: bool | None) -> tuple:
     """(model, processor), in eval mode; bfloat16 on a GPU, float32 on the CPU. Replies mean nothing.
 
-    Raises InputError for a geometry of another family.
+    Raises InputError as `check_geometry` does.
     """
-    model_type, values = GEOMETRIES.get(geometry, (None, None))
-    if model_type != FAMILY:
-        names = [name for name, (kind, _) in GEOMETRIES.items() if kind == FAMILY]
-        raise InputError(f"--geometry {geometry}: choose one of {', '.join(names)}")
+    check_geometry(geometry)
+    _, values = GEOMETRIES[geometry]
     _, small, processor = tiny.PARTS[FAMILY]()
     set_pixel_bounds(processor, *PIXELS, geometry)
     config = FORKS[FAMILY].config_class(**copy.deepcopy(values) | {name: getattr(small, name) for name in IDS})

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
@@ -67,6 +68,7 @@ def training(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     dtype = model.dtype
     settings = Settings(stage="lora", bf16=dtype == torch.bfloat16, gradient_checkpointing=False)
     model = trainable_model(model, settings).train()
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=settings.bf16)  # as accelerate trains
     samples = samples_of(model)
     batch = together(samples)
     supervised = [int((sample["labels"] != IGNORED)[:, 1:].sum()) for sample in samples]
@@ -74,13 +76,15 @@ def training(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     def papers(number: int) -> list[float]:
         total = 0.0
         for sample, count in zip(samples, supervised, strict=True):
-            loss = model(**sample, use_cache=False).loss * count / sum(supervised)
+            with autocast():
+                loss = model(**sample, use_cache=False).loss * count / sum(supervised)
             loss.backward()
             total += loss.item()
         return ended(total)
 
     def ours(number: int) -> list[float]:
-        loss = model(**batch | supervised_only(batch["labels"]) | causality_alone(batch)).loss
+        with autocast():
+            loss = model(**batch | supervised_only(batch["labels"]) | causality_alone(batch)).loss
         loss.backward()
         return ended(loss.item())
 

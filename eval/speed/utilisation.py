@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from eval.speed.overhead import wait
+from train.counting import CPU_ATTENTION
 
 SIDES = {"cpu": 2048}  # of the square matrices; elsewhere LARGE
 LARGE = 8192
@@ -24,17 +25,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         wait(device)
         times.append(time.perf_counter() - start)
     return 2 * side**3 / min(times[1:])
-
-
-# torch counts its CUDA kernels of attention, not the CPU's.
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
-        lambda query, key, value, *args, **kwargs: sdpa_flop_count(query, key, value)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, query, key, value, *args, **kwargs: sdpa_backward_flop_count(gradient, query, key, value)
-    ),
-}
 
 
 def counted(work: Callable[[], object]) -> int:
