@@ -1,19 +1,26 @@
 #!/bin/sh
-# Install lmms-eval beside what this repository needs, in an environment of its own, and test the plug-in with it.
+# Test the plug-in with lmms-eval itself, in an environment of its own.
 #
 #     sh scripts/test_lmms.sh [arguments of pytest]
+#
+# The own environment is laid over the active one (or .venv), which lends it torch and all else that both agree on.
 set -eu
 cd "$(dirname "$0")/.."
 
-LMMS_VENV=${LMMS_VENV:-.venv-lmms}   # an active environment is left alone: lmms-eval's pins are not all ours
+LMMS_VENV=${LMMS_VENV:-.venv-lmms}
 export OMP_NUM_THREADS=1
 
-[ -f "$LMMS_VENV/bin/activate" ] || "${PYTHON:-python3}" -m venv "$LMMS_VENV"
-# shellcheck disable=SC1091
-. "$LMMS_VENV/bin/activate"
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 install_requirements tests/requirements.txt
+if [ ! -f "$LMMS_VENV/bin/activate" ]; then
+    python -m venv "$LMMS_VENV"
+    lent=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo "import site; site.addsitedir('$lent')" \
+        > "$("$LMMS_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+fi
+# shellcheck disable=SC1091
+. "$LMMS_VENV/bin/activate"
 install_requirements eval/lmms_eval_plugin/requirements.txt
 # The torchvision of PyPI cannot be loaded beside a torch without CUDA, and transformers would try to.
 if [ "${INSTALL:-yes}" != no ] && ! python -c 'import torchvision' 2>/dev/null; then
