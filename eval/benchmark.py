@@ -9,8 +9,8 @@ update of LoRA against batch 1. shard: one process and two, and what a run costs
 file. growth: what a token and a picture of a prompt cost as there are more of them. engine, only where it is asked for:
 replies by --engine vllm beside transformers' (docs/vllm.md).
 
-The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's (on a
-GPU, of its memory), without workers; in shard, those of the process that eval/probe.py is.
+The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's in the
+first round (on a GPU, of its memory), without workers; in shard, those of the process that eval/probe.py is.
 `python eval/performance_page.py` makes a page of saved results.
 """
 

@@ -48,9 +48,8 @@ class BalancedGeneration(Fork):
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """Positions of the whole prompt, (batch, seq); `generate` continues from the last one."""
-        ordinary = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         if not self.config.position_balance:
-            return ordinary
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         input_ids, image_sizes = conversation_ids(inputs_tensor, model_kwargs), model_kwargs.get("image_sizes")
         if past_length(model_kwargs.get("past_key_values")) > 0:
             self.model.require_all_images(input_ids, image_sizes)

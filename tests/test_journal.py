@@ -34,7 +34,7 @@ def copy_run(unbroken, folder):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_file(llava, probe, tmp_path):
-    slow = ("--max_new_tokens", 200)
+    slow = ("--max_new_tokens", 60)
     assert run_here(llava, probe, tmp_path / "unbroken.jsonl", *slow) == 0
     answers = tmp_path / "answers.jsonl"
     part = tmp_path / "answers.jsonl.part-0"

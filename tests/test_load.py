@@ -203,30 +203,32 @@ except ValueError as error:
     ], result.stderr
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
-def test_auto_classes_after_registration(tiny_folders, tmp_path, family):
+def test_auto_classes_after_registration(tiny_folders, tmp_path):
     """In a process of its own: registration is global."""
     picture(80, 40).save(tmp_path / "picture.png")
+    folders = {family: str(tiny_folders[family]) for family in ("llava", "qwen2_5_vl", "gemma3")}
     code = f"""
 import transformers
-folder, before = {str(tiny_folders[family])!r}, transformers.AutoModelForImageTextToText
-assert before.from_pretrained(folder).__module__.startswith("transformers.")
+folders, before = {folders!r}, transformers.AutoModelForImageTextToText
+def module(auto, folder):
+    return type(auto.from_pretrained(folder)).__module__
+assert all(module(before, folder).startswith("transformers.") for folder in folders.values())
 from models import register_auto_classes
-assert before.from_pretrained(folder).__module__.startswith("transformers.")
+assert all(module(before, folder).startswith("transformers.") for folder in folders.values())
 register_auto_classes()
-model = before.from_pretrained(folder)
-assert model.__module__.startswith("models."), model.__module__
 from models.processors import load_processor  # without torchvision, AutoProcessor cannot load Qwen2.5-VL's
-processor = load_processor(folder, model.config) if {family!r} == "qwen2_5_vl" else None
-pipe = transformers.pipeline("image-text-to-text", model=folder, processor=processor)
-assert pipe.model.__module__.startswith("models."), pipe.model.__module__
-assert type(transformers.AutoModelForMultimodalLM.from_pretrained(folder)) is type(model)
 content = [dict(type="image", path={str(tmp_path / "picture.png")!r}), dict(type="text", text="what?")]
-print(pipe(text=[dict(role="user", content=content)], max_new_tokens=3, return_full_text=False)[0])
+for family, folder in folders.items():
+    assert module(before, folder).startswith("models."), family
+    assert module(transformers.AutoModelForMultimodalLM, folder) == module(before, folder)
+    processor = load_processor(folder, before.from_pretrained(folder).config) if family == "qwen2_5_vl" else None
+    pipe = transformers.pipeline("image-text-to-text", model=folder, processor=processor)
+    assert type(pipe.model).__module__.startswith("models."), family
+    print(pipe(text=[dict(role="user", content=content)], max_new_tokens=3, return_full_text=False)[0])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "generated_text" in result.stdout
+    assert result.stdout.count("generated_text") == len(folders)
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -1,10 +1,9 @@
 """Building the probe beside the least that it must do: encode its canvases as JPEG, on as many cores."""
 
 import argparse
-import contextlib
-import io
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data import build_probe
 from data.canvas import encode
+from eval.speed.commands import called
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
 
-PHOTOS = Path(__file__).parents[2] / "data/samples/photos"
-CROPS = 40  # of each photograph: captions must differ, and a small build is mostly the start of its workers
+DATA = Path(__file__).parents[2] / "data"
+PHOTOS = DATA / "samples/photos"
+CROPS = 16  # of each photograph: captions must differ, and a small build is mostly the start of its workers
 SIDE = 512  # px, of a crop: that of LAION's pictures as img2dataset keeps them, at most
 GOAL = Goal(0.8)
 
@@ -55,7 +55,7 @@ def encode_alone(paths: list[Path]) -> float:
 
 
 def building(args: argparse.Namespace, device) -> Iterator[Row]:
-    """One row: seconds of encoding alone over those of the whole build, sampling and start of workers included."""
+    """One row: seconds of encoding alone over those of the whole command, its start and sampling included."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not PHOTOS.is_dir():
         raise InputError(f"{PHOTOS}: is missing; it comes with the repository")
@@ -69,10 +69,8 @@ def building(args: argparse.Namespace, device) -> Iterator[Row]:
 
         def build(number: int) -> list[float]:
             words = ["--source", source, "--output_dir", Path(root) / f"probe_{number}", "--num_captions", captions]
-            start = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()):
-                build_probe.main([*map(str, words), "--workers", str(cores)])
-            return [time.perf_counter() - start] * captions * 9
+            command = [sys.executable, DATA / "build_probe.py", *words, "--workers", cores]
+            return [called([*map(str, command)]).seconds] * captions * 9
 
         build(-1)
         canvases = sorted((Path(root) / "probe_-1/images").iterdir())

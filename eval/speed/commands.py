@@ -1,4 +1,4 @@
-"""eval/probe.py as a user starts it: the command, what it takes, and what it prints."""
+"""Scripts as a user starts them: eval/probe.py's command, what a run takes, and what it prints."""
 
 import argparse
 import os

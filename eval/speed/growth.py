@@ -14,7 +14,7 @@ from train.geometry import image_tokens
 
 LAYERS = 1  # of the language model: 32,000 tokens take long on a CPU
 TOKENS = (100, 1_000, 8_000, 32_000)
-PICTURES = (1, 4, 16, 32)
+PICTURES = (1, 8, 32)
 
 
 def growth(args: argparse.Namespace, device: torch.device) -> Iterator[Size]:

@@ -9,14 +9,16 @@ from functools import partial
 import torch
 from transformers import StoppingCriteria
 
+from eval.speed.operators import operators
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
 from train.narrow import FAMILIES, narrow_model, prompt_of
 from train.trainer import supervised_only
 
 TEXT_TOKENS = 64
-DECODED = 24  # tokens
-MORE_ROUNDS = 3  # times --rounds: a ratio near 1 needs them, and a step is short
+DECODED = 16  # tokens
+LAYERS = 2  # of the language model: more take longer, and the ratio stays
+MORE_ROUNDS = 2  # times --rounds: a ratio near 1 needs them, and a step is short
 GOAL = Goal(1.01, at_most=True)
 
 
@@ -83,7 +85,7 @@ STEPS: dict[str, Callable[[torch.nn.Module, dict], list[float]]] = {
 def overhead(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """A row for each family and kind of step; the time with the flag on over that with the flag off."""
     for geometry in FAMILIES:
-        model = narrow_model(geometry, device)
+        model = narrow_model(geometry, device, LAYERS)
         getattr(model.model, model.vision_tower).requires_grad_(False)
         batch = prompt_of(model, TEXT_TOKENS)
         tokens = batch["input_ids"].shape[1]
@@ -94,8 +96,9 @@ def overhead(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
 
         for name, step in STEPS.items():
             off, on = partial(flagged, step, False), partial(flagged, step, True)
-            for way in (off, on):
-                way(0)
+            without, with_flag = (operators(partial(way, 0)) for way in (off, on))  # also warms up
             ratio, _ = side_by_side(on, off, MORE_ROUNDS * args.rounds, lambda times: 1, statistics.median)
             what = f"{name}, {geometry} made narrow, {tokens} tokens"
-            yield Row("overhead", what, "flag on", "flag off", "steps", ratio, GOAL)
+            note = f"{with_flag:,} operators with the flag on, {without:,} off"
+            note += f" (the prompt's pass and {DECODED - 1} steps)" if step is decode else ""
+            yield Row("overhead", what, "flag on", "flag off", "steps", ratio, GOAL, note)

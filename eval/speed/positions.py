@@ -2,12 +2,12 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from eval.speed.operators import waits
 from eval.speed.overhead import wait
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
@@ -17,8 +17,6 @@ BATCHES, LENGTHS = (1, 32, 256), (1_000, 8_000, 64_000)
 LARGEST = 4_096_000  # tokens of a batch: 256 rows of 16,000; more is no batch that anybody runs
 ONE_ROUND = 1_000_000  # tokens of a batch from which on one round must do: Qwen2.5-VL's of upstream take seconds
 SECONDS = 0.05  # a round repeats its work for so long
-# Operators that make the host wait for the device, if their input lies there.
-WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 GOAL = Goal(1.0, at_most=True)
 
 
@@ -27,13 +25,6 @@ def compute(model: torch.nn.Module, flag: bool, inputs: dict) -> torch.Tensor:
     model.config.position_balance = flag
     rest = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
     return model._prepare_position_ids_for_generation(inputs["input_ids"], rest)
-
-
-def waits(work: Callable[[], object]) -> int:
-    """How often `work` calls an operator that makes the host wait for the GPU (on a CPU: would make it wait)."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        work()
-    return sum(entry.count for entry in found.key_averages() if entry.key in WAITS)
 
 
 def positions(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:

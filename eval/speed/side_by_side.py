@@ -12,8 +12,8 @@ from eval.speed.peak_memory import peak_bytes, reset_peak
 class Ratio:
     """How many times faster the second way is: the median over rounds, and all of them.
 
-    `seconds` of both, the median, for `units` of work a round; `peaks`, bytes, the most of all rounds, None where they
-    are not known.
+    `seconds` of both, the median, for `units` of work a round; `peaks`, bytes, of the first round, None where they are
+    not known.
     """
 
     median: float
@@ -36,21 +36,22 @@ def side_by_side(
     `seconds_of`: what a way returned says how long the part took that counts; else its whole time counts.
     """
     timed, results = [], []
-    peaks = {first: [], second: []}
+    peaks = {}
     for number in range(rounds):
         order = (first, second) if number % 2 == 0 else (second, first)
         seconds, found = {}, {}
         for way in order:
-            reset_peak()
+            if number == 0:  # it takes longer than some works
+                reset_peak()
             start = time.perf_counter()
             found[way] = way(number)
             seconds[way] = time.perf_counter() - start
-            peaks[way].append(peak_bytes())
+            if number == 0:
+                peaks[way] = peak_bytes()
             if seconds_of is not None:
                 seconds[way] = seconds_of(found[way])
         timed.append((seconds[first], seconds[second]))
         results.append((found[first], found[second]))
     ratios = [slow / fast for slow, fast in timed]
     both = tuple(statistics.median(times) for times in zip(*timed, strict=True))
-    highest = tuple(None if None in found else max(found) for found in peaks.values())
-    return Ratio(statistics.median(ratios), ratios, both, units(results[0][1]), highest), results
+    return Ratio(statistics.median(ratios), ratios, both, units(results[0][1]), (peaks[first], peaks[second])), results
