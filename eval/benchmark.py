@@ -119,8 +119,6 @@ def main(argv: list[str] | None = None) -> None:
             tqdm.write(" | ".join(cells(found[-1])), file=sys.stderr)
     for heads, rows in groupby(found, key=columns):
         print(text_table([list(heads), *map(cells, rows)]))
-    for note in dict.fromkeys(f"{row['part']}, {row['what']}: {row['note']}" for row in found if row.get("note")):
-        print(note)
     if args.output_json:
         words = sys.argv[1:] if argv is None else argv
         content = {

@@ -34,7 +34,6 @@ def machine(results: dict) -> list[str]:
         parts.append(f"### {part}")
         for heads, alike in groupby(rows, key=columns):
             parts.append(table([list(heads[1:]), *(cells(row)[1:] for row in alike)]))
-        parts += [f"{row['what']}: {row['note']}." for row in rows if row.get("note")]
     return parts
 
 

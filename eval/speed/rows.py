@@ -62,7 +62,10 @@ class Size:
 
 
 SIZE_COLUMNS = ("part", "of", "how many", "time", "peak, MB", "limit", "measured")
-COLUMNS = ("part", "of", "first way", "second way", "a second", "peak, MB", "ratio", "of each round", "goal", "met")
+COLUMNS = (
+    *("part", "of", "first way", "second way", "a second", "peak, MB"),
+    *("ratio", "of each round", "goal", "met", "note"),
+)
 
 
 def columns(row: dict) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ def cells(row: dict) -> list[str]:
     met = {True: "yes", False: "no", None: ""}[row["met"]]
     return [
         *(row["part"], row["what"], row["first"], row["second"], f"{rates} {row['unit']}", peaks),
-        *(f"{ratio['median']:.2f}", each, row["goal"] or "", met),
+        *(f"{ratio['median']:.2f}", each, row["goal"] or "", met, row["note"]),
     ]
 
 
