@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 install_requirements tests/requirements.txt
-if [ ! -f "$LMMS_VENV/bin/activate" ]; then
+if ! ls "$LMMS_VENV"/lib/*/site-packages/lent.pth > /dev/null 2>&1; then  # written last: a kill leaves nothing half
     python -m venv "$LMMS_VENV"
     lent=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "import site; site.addsitedir('$lent')" \

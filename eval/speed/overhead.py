@@ -17,7 +17,7 @@ from train.trainer import supervised_only
 
 TEXT_TOKENS = 64
 DECODED = 16  # tokens
-LAYERS = 2  # of the language model: more take longer, and the ratio stays
+LAYERS = 2  # of the language model: more take longer and hide what the flag costs
 MORE_ROUNDS = 2  # times --rounds: a ratio near 1 needs them, and a step is short
 GOAL = Goal(1.01, at_most=True)
 
