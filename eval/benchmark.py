@@ -10,7 +10,7 @@ file. growth: what a token and a picture of a prompt cost as there are more of t
 replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's in the
-first round (on a GPU, of its memory), without workers; in shard, those of the process that eval/probe.py is.
+first round (on a GPU, of its memory), without workers; in shard, that of the largest process that eval/probe.py is.
 `python eval/performance_page.py` makes a page of saved results.
 """
 
@@ -18,6 +18,7 @@ import argparse
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from data.files import write_json
-from eval import probe
+from eval.arguments import device_name
 from eval.generate import choose_device
 from eval.speed.building import building
 from eval.speed.engine import engine_row
@@ -35,7 +36,7 @@ from eval.speed.overhead import overhead
 from eval.speed.positions import positions
 from eval.speed.rows import Row, Size, cells, columns
 from eval.speed.sharding import sharding
-from eval.speed.studies import perception_row, probe_row
+from eval.speed.studies import check_items, perception_row, probe_row
 from eval.speed.training import training
 from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
@@ -73,8 +74,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--items", type=int, default=36, help="of the probe in a round (default: %(default)s)")
     add("--mask_size", type=int, default=84, help="side of a square, px; divides the canvas (default: %(default)s)")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    add("--output_json", type=Path, help="file to write the results into")
+    add("--device", type=device_name, default="auto", help="auto, cpu, cuda, cuda:N, mps (default: %(default)s)")
+    add("--output_json", type=Path, help="file for the results, written after each part")
     args = parser.parse_args(argv)
     args.parts = args.parts or [name for name in PARTS if name not in EXTRA]
     for name in args.parts:
@@ -91,7 +92,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if asked and not (args.eval_file and args.img_path):
         raise InputError(f"{', '.join(asked)}: give --eval_file and --img_path, a probe of data/build_probe.py")
     if asked:
-        probe.load_items(args)  # says what is wrong with them before anything is measured
+        check_items(args, asked)
     return args
 
 
@@ -112,23 +113,27 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     device = choose_device(args.device, 0, 1)
     print(f"{hardware(device)}; torch {torch.__version__}, Python {platform.python_version()}")
-    found = []
+    words = sys.argv[1:] if argv is None else argv
+    code = provenance()
+    results = {
+        "command": " ".join(["python eval/benchmark.py", *map(str, words)]),
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": code["git_commit"],
+        "changed_since": code["git_dirty"],
+        "seconds": {},
+        "rows": (found := []),
+    }
     for part in tqdm(args.parts, "parts"):
+        start = time.perf_counter()
         for row in PARTS[part](args, device):
             found.append(row.as_dict())
             tqdm.write(" | ".join(cells(found[-1])), file=sys.stderr)
+        results["seconds"][part] = round(time.perf_counter() - start, 1)
+        if args.output_json:
+            write_json(args.output_json, results)
     for heads, rows in groupby(found, key=columns):
         print(text_table([list(heads), *map(cells, rows)]))
-    if args.output_json:
-        words = sys.argv[1:] if argv is None else argv
-        content = {
-            "command": " ".join(["python eval/benchmark.py", *map(str, words)]),
-            "hardware": hardware(device),
-            "versions": versions(),
-            "commit": provenance()["git_commit"],
-            "rows": found,
-        }
-        write_json(args.output_json, content)
 
 
 if __name__ == "__main__":

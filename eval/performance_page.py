@@ -16,18 +16,22 @@ from models.errors import ArgumentParser, InputError, run_script
 
 INTRODUCTION = """# Speed
 
-Ratios of two ways to do the same work, measured in turns in one process (`eval/benchmark.py`; its `--help` says what
-the parts are). The ratio is the time of the first way over that of the second, the median over rounds; `a second` and
-`peak` give both. The results of both ways are compared in the run: where they must be equal and are not, there is no
-number. What misses its goal stays in the table; [what limits it](#what-limits-the-rest) stands below."""
+Ratios of two ways to do the same work, measured in turns (`eval/benchmark.py`; its `--help` says what the parts are).
+The ratio is the time of the first way over that of the second, the median over rounds; `a second` and `peak` give both.
+Replies, maps and losses of both ways are compared in the run: where they must be equal and are not, there is no
+number. What misses its goal stays in the table; [what limits it](#what-limits-the-rest) stands below.
+`python data/build_miniature.py --output_dir results/miniature/data` draws the probe that a command below may name."""
 
 
 def machine(results: dict) -> list[str]:
     """The section of one file of results."""
-    described = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    described = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
+    commit = f"{results['commit']}{', with changes' if results['changed_since'] else ''}"
+    took = ", ".join(f"{part} {seconds:.0f}" for part, seconds in results["seconds"].items())
     parts = [
         f"## {results['hardware']}",
-        f"Commit {results['commit']}; {described}.\n\n```sh\n{results['command']}\n```",
+        f"Commit {commit}; {described}.\n\n```sh\n{results['command']}\n```",
+        f"{sum(results['seconds'].values()) / 60:.1f} minutes; in seconds: {took}.",
     ]
     for part, rows in groupby(results["rows"], key=lambda row: row["part"]):
         rows = list(rows)
@@ -58,7 +62,12 @@ def main(argv: list[str] | None = None) -> None:
             files.append(text if path == arguments.findings else json.loads(text))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
-    write_atomic(arguments.output, page(files[:-1], files[-1]))
+        if path != arguments.findings and not (isinstance(files[-1], dict) and {"seconds", "rows"} <= files[-1].keys()):
+            raise InputError(f"{path}: holds no results of eval/benchmark.py; give what its --output_json wrote")
+    try:
+        write_atomic(arguments.output, page(files[:-1], files[-1]))
+    except OSError as error:
+        raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
     print(f"written: {arguments.output}")
 
 

@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
 
 from eval import benchmark, generate, performance_page
-from eval.speed import building, growth, overhead, paper_loops, positions, sharding, utilisation
+from eval.speed import building, commands, growth, operators, overhead, paper_loops, positions, sharding, utilisation
 from eval.speed.peak_memory import peak_bytes, reset_peak
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
@@ -206,6 +207,58 @@ def test_what_cannot_be_measured_is_named(tiny_folders, canvases):
         measure(tiny_folders["llava"], canvases, "prob")
     with pytest.raises(InputError, match="probe, shard: give --eval_file and --img_path"):
         benchmark.main(["probe", "build", "shard", "growth"])
+    with pytest.raises(InputError, match="--mask_size 40: does not divide 0_0.png, 90 x 90 px"):
+        benchmark.main(["overhead", "perception", *canvases, "--rounds", "1", "--mask_size", "40"])
+    with pytest.raises(InputError, match="--device: 'gpu' is none of auto, cpu"):
+        benchmark.main(["overhead", "--device", "gpu"])
+
+
+def test_what_is_no_result_makes_no_page(tmp_path):
+    results, findings = tmp_path / "results.json", tmp_path / "findings.md"
+    findings.write_text("None.")
+    words = ["--results_file", str(results), "--findings", str(findings), "--output"]
+    for text, message in (("{", "cannot be read"), ("{}", "holds no results of eval/benchmark.py")):
+        results.write_text(text)
+        with pytest.raises(InputError, match=f"results.json: {message}"):
+            performance_page.main([*words, str(tmp_path / "page.md")])
+    empty = {
+        "hardware": "",
+        "versions": {},
+        "commit": "",
+        "command": "",
+        "changed_since": False,
+        "seconds": {},
+        "rows": [],
+    }
+    results.write_text(json.dumps(empty))
+    with pytest.raises(InputError, match="page.md: cannot be written"):
+        performance_page.main([*words, str(results / "page.md")])
+
+
+def test_a_command_has_its_own_peak_and_its_own_words():
+    held = torch.ones(50_000_000)  # 200 MB, of the parent
+    ended = commands.called([sys.executable, "-S", "-c", "text = 'x' * 50_000_000; print(len(text))"])
+    assert 50e6 < ended.peak < 150e6 < held.nbytes
+    assert ended.printed == "50000000\n"
+    with pytest.raises(InputError, match="ended with status"):
+        commands.called([sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(InputError, match=": a reason$"):
+        commands.called([sys.executable, "-S", "-c", "import sys; sys.exit('told\\na reason')"])
+
+
+def test_reads_that_wait_for_a_gpu_are_counted():
+    numbers = torch.arange(4)
+    waiting = {
+        "values": lambda: numbers.tolist(),
+        "a value": lambda: bool(numbers[0] > 1),
+        "a mask": lambda: numbers[numbers > 1],
+        "places": lambda: numbers.nonzero(),
+        "lengths": lambda: numbers.repeat_interleave(numbers),
+        "a list brought there": lambda: torch.tensor([1, 2]),
+    }
+    assert {name: operators.waits(work) for name, work in waiting.items()} == dict.fromkeys(waiting, 1)
+    assert operators.waits(lambda: numbers[numbers].cumsum(0) + 1) == 0
+    assert operators.operators(lambda: numbers + 1 - 2) == 2
 
 
 def test_ways_take_turns_and_the_median_counts(monkeypatch):

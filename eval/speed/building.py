@@ -70,7 +70,7 @@ def building(args: argparse.Namespace, device) -> Iterator[Row]:
         def build(number: int) -> list[float]:
             words = ["--source", source, "--output_dir", Path(root) / f"probe_{number}", "--num_captions", captions]
             command = [sys.executable, DATA / "build_probe.py", *words, "--workers", cores]
-            return [called([*map(str, command)]).seconds] * captions * 9
+            return [called([*map(str, command)]).seconds] * captions * 9  # its workers' memory is not in a peak
 
         build(-1)
         canvases = sorted((Path(root) / "probe_-1/images").iterdir())
@@ -80,6 +80,6 @@ def building(args: argparse.Namespace, device) -> Iterator[Row]:
             return [max(pool.map(encode_alone, shares))] * len(canvases)
 
         limit(-1)
-        ratio, _ = side_by_side(limit, build, args.rounds, seconds_of=lambda times: times[0])
+        ratio, _ = side_by_side(limit, build, args.rounds, seconds_of=lambda times: times[0], peak_of=lambda _: None)
     what = f"{captions} captions, {len(canvases)} canvases of 840 px, {cores} processes"
     yield Row("build", what, "JPEG encoding alone", "the build", "canvases", ratio, GOAL)

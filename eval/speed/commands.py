@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import InputError
 
 PROBE = Path(__file__).parents[1] / "probe.py"
+USAGE = Path(__file__).with_name("usage.py")
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
@@ -29,24 +29,23 @@ def command(args: argparse.Namespace, eval_file: Path, answers: Path, processes:
     """eval/probe.py in so many processes; no loader processes, so that one process is one."""
     launcher = (sys.executable,) if processes == 1 else (sys.executable, *LAUNCHER, processes)
     words = [PROBE, "--model_path", args.model_path, "--eval_file", eval_file, "--img_path", args.img_path]
-    words += ["--answers_file", answers, "--num_workers", "0", "--max_new_tokens", "3"]
+    words += ["--answers_file", answers, "--num_workers", "0", "--max_new_tokens", "3", "--device", args.device]
+    if args.position_balance is not None:
+        words += ["--position_balance", str(args.position_balance).lower()]
     return [*map(str, launcher), *map(str, words)]
 
 
 def called(words: list[str]) -> Called:
     """Run a command, one thread a process; InputError with its last line if it fails."""
     single = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as told:
-        start = time.perf_counter()
-        process = subprocess.Popen(words, stdout=output, stderr=told, env=single)
-        _, status, used = os.wait4(process.pid, 0)  # not Popen.wait, which keeps the peak to itself
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        for file in (output, told):
-            file.seek(0)
-        if process.returncode:
-            raise InputError(f"{' '.join(words)}: {told.read().strip().splitlines()[-1]}")
-        return Called(seconds, used.ru_maxrss * 1024, output.read())
+    with tempfile.NamedTemporaryFile("r") as usage:
+        around = [sys.executable, "-S", USAGE, usage.name]
+        ended = subprocess.run([*around, *words], capture_output=True, text=True, env=single)
+        if ended.returncode:
+            said = ended.stderr.strip().splitlines() or [f"ended with status {ended.returncode}"]
+            raise InputError(f"{' '.join(words)}: {said[-1]}")
+        seconds, peak = usage.read().split()
+    return Called(float(seconds), int(peak), ended.stdout)
 
 
 def items_per_second(printed: str) -> float:

@@ -42,7 +42,8 @@ def engine_ratio(model, processor, args: argparse.Namespace) -> Ratio:
 
     def transformers(number: int) -> list[str]:
         answer = partial(generate.reply_to, model, processor, MAX_NEW_TOKENS, False)
-        return _in_order(generate.outcomes(model, processor, run.messages_of, of(number), None, workers, answer))
+        with generate.threads_beside(workers, model.device):
+            return _in_order(generate.outcomes(model, processor, run.messages_of, of(number), None, workers, answer))
 
     def vllm(number: int) -> list[str]:
         return _in_order(vllm_engine.finished(run, engine, processor, of(number), workers))

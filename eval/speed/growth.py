@@ -57,6 +57,7 @@ def slowest(work: Callable[[], object]) -> str:
     with profile(activities=kinds) as found:
         work()
     name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    spent = {entry.key: getattr(entry, name) for entry in found.key_averages()}
+    entries = [one for one in found.key_averages() if not on_gpu or one.device_type.name == "CUDA"]  # not both sides
+    spent = {entry.key: getattr(entry, name) for entry in entries}
     most = max(spent, key=spent.get)
     return f"{most}, {spent[most] / sum(spent.values()):.0%}"

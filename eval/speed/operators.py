@@ -3,12 +3,18 @@
 from collections import Counter
 from collections.abc import Callable
 
+import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What makes the host wait for a GPU on which its tensors lie: operators that read one, and functions of Python that
-# read or make one without an operator.
-WAITING_OPERATORS, WAITING_FUNCTIONS = ("_local_scalar_dense", "nonzero"), ("tolist", "tensor")
+# What makes the host wait for a GPU on which its tensors lie: operators whose result has the size, or is the value, of
+# what a tensor holds, and functions of Python that read or make a tensor without an operator.
+WAITING_OPERATORS = {
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "repeat_interleave"),
+    *("_unique2", "unique_dim", "unique_consecutive"),
+}
+WAITING_FUNCTIONS = {"tolist", "tensor"}
+INDEXING = {"index", "index_put", "index_put_"}  # with a mask
 
 
 class _Operators(TorchDispatchMode):
@@ -17,7 +23,9 @@ class _Operators(TorchDispatchMode):
         self.calls = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.calls[function.overloadpacket.__name__] += 1
+        name = function.overloadpacket.__name__
+        by_mask = name in INDEXING and any(one is not None and one.dtype == torch.bool for one in args[1])
+        self.calls[f"{name} by mask" if by_mask else name] += 1
         return function(*args, **(kwargs or {}))
 
 
@@ -39,7 +47,8 @@ def operators(work: Callable[[], object]) -> int:
 
 
 def waits(work: Callable[[], object]) -> int:
-    """How often `work` makes the host wait for the GPU (run on a CPU: would make it, with its tensors on a GPU)."""
+    """How often `work` makes the host wait for the GPU, at least (on a CPU: would, with its tensors on a GPU)."""
     with _Operators() as low, _Functions() as high:
         work()
-    return sum(low.calls[name] for name in WAITING_OPERATORS) + sum(high.calls[name] for name in WAITING_FUNCTIONS)
+    waiting = WAITING_OPERATORS | {f"{name} by mask" for name in INDEXING}
+    return sum(low.calls[name] for name in waiting) + sum(high.calls[name] for name in WAITING_FUNCTIONS)

@@ -36,8 +36,8 @@ class Clock(StoppingCriteria):
 
 def wait(device: torch.device) -> None:
     """Until a GPU has done what it was asked for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
 
 
 def prefill(model: torch.nn.Module, batch: dict) -> list[float]:

@@ -7,7 +7,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from eval.items import hash_pictures, image_field
 from eval.journal import append_rows, open_part, part_paths
@@ -20,31 +23,34 @@ from models.errors import InputError
 ITEMS = (90, 9_000, 90_000)  # the last: the paper's probe
 
 
-def sharding(args: argparse.Namespace, device) -> Iterator[Row | Size]:
+def sharding(args: argparse.Namespace, device: torch.device) -> Iterator[Row | Size]:
     """Items a second of one process and of two, without their start; what a run costs beside the model, by its length;
-    and from both, what the paper's probe takes with more processes.
+    and from both, what the paper's probe takes with more processes. (One GPU has no second process to compare.)
     """
     with tempfile.TemporaryDirectory() as root:
-        compared = processes_row(args, Path(root))
-        yield compared
+        compared = None
+        if device.type != "cuda" or torch.cuda.device_count() > 1:
+            compared = processes_row(args, Path(root))
+            yield compared
         sizes = [bookkeeping_size(args, Path(root), ITEMS[0], None)]
         sizes += [bookkeeping_size(args, Path(root), count, sizes[0]) for count in ITEMS[1:]]
         yield from sizes
-        yield from processes_sizes(sizes[-1], compared.ratio, compared.ratio.units)
+        if compared is not None:
+            yield from processes_sizes(sizes[-1], compared.ratio, compared.ratio.units)
 
 
 def processes_row(args: argparse.Namespace, folder: Path) -> Row:
     few, count = first_items(args, folder)
 
     def way(name: str, processes: int):
-        def run(number: int) -> list[float]:
-            printed = called(command(args, few, folder / f"{name}-{number}.jsonl", processes)).printed
-            return [count / items_per_second(printed)] * count
+        def run(number: int) -> list[Called]:
+            ended = called(command(args, few, folder / f"{name}-{number}.jsonl", processes))
+            return [replace(ended, seconds=count / items_per_second(ended.printed))] * count
 
         return run
 
     one, two = way("one", 1), way("two", 2)
-    ratio, _ = side_by_side(one, two, args.rounds, seconds_of=lambda times: times[0])
+    ratio, _ = side_by_side(one, two, args.rounds, len, lambda items: items[0].seconds, lambda items: items[0].peak)
     for number in range(args.rounds):
         first, second = ((folder / f"{name}-{number}.jsonl").read_bytes() for name in ("one", "two"))
         assert first == second, "one process and two answer differently"

@@ -10,7 +10,7 @@ from eval.speed.peak_memory import peak_bytes, reset_peak
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster the second way is: the median over rounds, and all of them.
+    """The times of the first way over those of the second: the median over rounds, and all of them.
 
     `seconds` of both, the median, for `units` of work a round; `peaks`, bytes, of the first round, None where they are
     not known.
@@ -29,11 +29,13 @@ def side_by_side(
     rounds: int,
     units: Callable[[list], int] = len,
     seconds_of: Callable[[list], float] | None = None,
+    peak_of: Callable[[list], int | None] | None = None,
 ) -> tuple[Ratio, list[tuple[list, list]]]:
     """Time `first(round)` and `second(round)` alternately; the ratio, and what both returned in each round.
 
     Which one begins alternates, too. Nothing is warmed up: give a round 0 of other work where that matters.
-    `seconds_of`: what a way returned says how long the part took that counts; else its whole time counts.
+    `seconds_of`, `peak_of`: what a way returned says how long the part took that counts, and what memory other
+    processes held; else its whole time counts, and this process's memory.
     """
     timed, results = [], []
     peaks = {}
@@ -47,7 +49,7 @@ def side_by_side(
             found[way] = way(number)
             seconds[way] = time.perf_counter() - start
             if number == 0:
-                peaks[way] = peak_bytes()
+                peaks[way] = peak_bytes() if peak_of is None else peak_of(found[way])
             if seconds_of is not None:
                 seconds[way] = seconds_of(found[way])
         timed.append((seconds[first], seconds[second]))

@@ -41,6 +41,16 @@ def perception_row(args: argparse.Namespace, device: torch.device) -> Iterator[R
     yield Row("perception", what, PAPERS, "batches", "covered pictures", ratio, goal, note)
 
 
+def check_items(args: argparse.Namespace, parts: list[str]) -> None:
+    """InputError, before anything is measured, unless the probe's items do for `parts`."""
+    probe.load_items(args)
+    if "probe" in parts or "engine" in parts:
+        positives(args, args.items * args.rounds)
+    if "perception" in parts:
+        for item in positives(args, args.rounds):
+            check_mask_size(args.img_path / item["image"], args.mask_size)
+
+
 def named(args: argparse.Namespace) -> str:
     """What is measured, in words."""
     return f"{args.geometry} with random weights" if args.geometry else args.model_path
@@ -74,6 +84,7 @@ def probe_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio, int]
             replies = {index: outcome["prediction"] for batch in found for index, outcome in batch.items()}
         return [replies[index] for index in order]
 
+    paper_loops.reply(model, processor, probe.messages(items[0], args))  # the first time takes longer
     ratio, results = side_by_side(papers, ours, args.rounds)
     others = sum(one != other for pair in results for one, other in zip(*pair, strict=True))
     assert others == 0 or model.dtype != torch.float32, "the two ways answer differently"
@@ -83,8 +94,6 @@ def probe_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio, int]
 def perception_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio, str]:
     """Covered pictures a second, and in words how far the maps differ. In float32 they must be the same."""
     items = positives(args, args.rounds)
-    for item in items:
-        check_mask_size(args.img_path / item["image"], args.mask_size)
     settings = argparse.Namespace(mask_size=args.mask_size, mask_color=WHITE, batch_size=None)
 
     def papers(number: int) -> list[float | None]:
@@ -100,6 +109,7 @@ def perception_ratio(model, processor, args: argparse.Namespace) -> tuple[Ratio,
             ).items()
         return _flat(outcome["map"])
 
+    paper_loops.reply(model, processor, probe.messages(items[0], args))  # the first time takes longer
     ratio, results = side_by_side(papers, ours, args.rounds, lambda values: sum(value is not None for value in values))
     maps = [[np.array(values, float) for values in pair] for pair in results]
     if model.dtype == torch.float32:
