@@ -125,7 +125,7 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
 
         order, done = processes.by_first(hold_and_plan)
         seconds = ask(this, settings, order, done) if order else 0.0
-        processes.wait()
+        seconds = max(processes.gather(seconds))  # which also waits for all
         return finish(this, done, seconds) if processes.rank == 0 else 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 import sys
 from functools import partial
@@ -48,16 +49,28 @@ def test_answers_do_not_depend_on_the_batch_size(talkative_folders, probe, tmp_p
 
 
 def test_two_processes_give_the_same_files(llava, probe, unbroken, tmp_path):
-    answers = tmp_path / "answers.jsonl"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(SCRIPT)]
+    answers, script = tmp_path / "answers.jsonl", tmp_path / "late.py"
+    script.write_text(  # the second process takes two seconds more
+        "import os, sys, time\n"
+        "from eval import journal, probe\n"
+        "from models.errors import run_script\n"
+        "collect = journal.append_rows\n"
+        "def late(part, rows):\n"
+        "    time.sleep(2 * int(os.environ['RANK']) / 3)\n"
+        "    collect(part, rows)\n"
+        "journal.append_rows = late\n"
+        "run_script(lambda: probe.main(sys.argv[1:]))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     process = start([*torchrun, *arguments(llava, probe, answers, "--batch_size", 3)])
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "18 items: 18 new, 0 resumed, 0 errors" in output
+    assert float(re.search(r"([\d.]+) items/s", output)[1]) < 18 / 2, "all items, in the time of the last process"
     assert "9/9" in errors  # the progress of process 1: half of the items
     assert answers.read_bytes() == unbroken.read_bytes()
     assert manifest_of(answers).read_bytes() == manifest_of(unbroken).read_bytes()
-    assert names(tmp_path) == ["answers.jsonl", "answers.jsonl.manifest.json"]
+    assert names(tmp_path) == ["answers.jsonl", "answers.jsonl.manifest.json", "late.py"]
 
 
 def test_loader_processes_give_the_same_file(llava, probe, unbroken, tmp_path):
