@@ -162,8 +162,8 @@ def test_the_flag_has_one_reader():
 @pytest.mark.parametrize("family", ["", "llava_next_mistral"])
 def test_quickstart_runs_the_main_job(family, tmp_path):
     """The first command of the README, with what is installed here; the bundled model is as good as its card says."""
-    environment = os.environ | {"RESULTS": "here", "VIRTUAL_ENV": sys.prefix, "FAMILY": family}
-    command = ["sh", ROOT / "scripts/quickstart.sh"]
+    environment = os.environ | {"RESULTS": "here", "VIRTUAL_ENV": sys.prefix, "FAMILY": family, "CAPTIONS": "15"}
+    command = ["sh", ROOT / "scripts/quickstart.sh", *(("--limit", "90") if family else ())]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ("random weights" if family else "trained with the flag off") in result.stdout
