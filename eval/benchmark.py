@@ -10,7 +10,7 @@ file. growth: what a token and a picture of a prompt cost as there are more of t
 replies by --engine vllm beside transformers' (docs/vllm.md).
 
 The ratio is that of the times, first way over second, the median over rounds. Peaks of memory are this process's in the
-first round (on a GPU, of its memory), without workers; in shard, that of the largest process that eval/probe.py is.
+first round (on a GPU, of its memory), without workers; in build and shard, that of the script's largest process.
 `python eval/performance_page.py` makes a page of saved results.
 """
 

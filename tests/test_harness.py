@@ -3,9 +3,7 @@
 import hashlib
 import json
 import logging
-import re
 import shutil
-import sys
 from functools import partial
 
 import pytest
@@ -20,14 +18,12 @@ from models.errors import InputError
 from models.tiny import FAMILIES
 from tests.pictures import picture
 from tests.probe_runs import (
-    SCRIPT,
     arguments,
     manifest_of,
     names,
     read_rows,
     run_here,
     run_process,
-    start,
 )
 
 
@@ -46,31 +42,6 @@ def test_answers_do_not_depend_on_the_batch_size(talkative_folders, probe, tmp_p
         assert run_here(talkative_folders[family], probe, answers, "--batch_size", size) == 0
     assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
     assert manifest_of(files[0]).read_bytes() == manifest_of(files[2]).read_bytes()
-
-
-def test_two_processes_give_the_same_files(llava, probe, unbroken, tmp_path):
-    answers, script = tmp_path / "answers.jsonl", tmp_path / "late.py"
-    script.write_text(  # the second process takes two seconds more
-        "import os, sys, time\n"
-        "from eval import journal, probe\n"
-        "from models.errors import run_script\n"
-        "collect = journal.append_rows\n"
-        "def late(part, rows):\n"
-        "    time.sleep(2 * int(os.environ['RANK']) / 3)\n"
-        "    collect(part, rows)\n"
-        "journal.append_rows = late\n"
-        "run_script(lambda: probe.main(sys.argv[1:]))\n"
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-    process = start([*torchrun, *arguments(llava, probe, answers, "--batch_size", 3)])
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "18 items: 18 new, 0 resumed, 0 errors" in output
-    assert float(re.search(r"([\d.]+) items/s", output)[1]) < 18 / 2, "all items, in the time of the last process"
-    assert "9/9" in errors  # the progress of process 1: half of the items
-    assert answers.read_bytes() == unbroken.read_bytes()
-    assert manifest_of(answers).read_bytes() == manifest_of(unbroken).read_bytes()
-    assert names(tmp_path) == ["answers.jsonl", "answers.jsonl.manifest.json", "late.py"]
 
 
 def test_loader_processes_give_the_same_file(llava, probe, unbroken, tmp_path):
@@ -336,52 +307,6 @@ def test_the_items_are_never_overwritten(llava, probe):
     assert (probe / "probe.jsonl").read_bytes() == before
 
 
-def torchrun(script, *command):
-    """Standard error lines of ours, of two real processes that fail."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-    process = start([*launch, *map(str, command)])
-    _, errors = process.communicate()
-    assert process.returncode == 1
-    return [line for line in errors.splitlines() if line.startswith("error: ")]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--limit", 1), "error: 2 processes for 1 items; start at most 1"),
-        (("--batch_size", 0), "error: argument --batch_size: '0' is not a whole number of 1 or more (see --help)"),
-    ],
-)
-def test_two_processes_tell_bad_input_once(llava, probe, tmp_path, more, message):
-    assert torchrun(SCRIPT, *arguments(llava, probe, tmp_path / "a.jsonl", *more)) == [message]
-    assert names(tmp_path) == []
-
-
-def test_processes_that_would_answer_differently_are_refused(llava, probe, tmp_path):
-    script = tmp_path / "differ.py"
-    script.write_text(
-        "import os, sys\n"
-        "from eval.probe import main\n"
-        "from models.errors import run_script\n"
-        "flag = ['false', 'true'][int(os.environ['RANK'])]\n"
-        "run_script(lambda: main([*sys.argv[1:], '--position_balance', flag]))\n"
-    )
-    (line,) = torchrun(script, *arguments(llava, probe, tmp_path / "a.jsonl"))
-    assert "process 2 of 2 would answer otherwise than process 1 (position_balance: false -> true)" in line
-    assert not (tmp_path / "a.jsonl.manifest.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, LOCAL_RANK"), ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'")],
-)
-def test_a_half_set_environment_is_named(llava, probe, tmp_path, monkeypatch, variables, message):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=message):
-        run_here(llava, probe, tmp_path / "a.jsonl")
-
-
 def test_what_the_system_says_against_writing_is_one_line(tmp_path):
     with pytest.raises(InputError, match="a.jsonl.part-0: cannot be written"):
         journal.open_part(tmp_path / "none" / "a.jsonl", 0)
@@ -397,15 +322,6 @@ def test_pixels_leave_the_loader_in_the_models_dtype(llava):
     assert half["pixel_values"].dtype == torch.bfloat16
     assert torch.equal(half["pixel_values"], full["pixel_values"].bfloat16())
     assert half["input_ids"].dtype == torch.int64
-
-
-def test_one_gpu_is_not_shared_by_processes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="one GPU for 2 processes"):
-        generate.choose_device("cuda:1", 0, 2)
-    with pytest.raises(InputError, match="GPU 2 is needed, but this machine has 2"):
-        generate.choose_device("auto", 2, 3)
 
 
 def test_help_lists_every_argument_with_its_default(capsys):

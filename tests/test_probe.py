@@ -193,7 +193,7 @@ def bundled(tmp_path_factory):
 @pytest.mark.parametrize("flag", ["false", "true"])
 def test_all_families_run_the_bundled_probe(tiny_folders, bundled, tmp_path, family, flag):
     answers = tmp_path / "answers.jsonl"
-    few = ("--limit", 90, "--max_new_tokens", 2)  # the whole takes long; quickstart's test runs it
+    few = ("--limit", 90, "--max_new_tokens", 2)  # the whole takes long; the test of README's commands runs it
     assert run_here(tiny_folders[family], bundled, answers, "--position_balance", flag, *few) == 0
     rows = read_rows(answers)
     assert len(rows) == 90

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from data.canvas import encode
-from eval.speed.commands import called
+from eval.speed.commands import Called, called
 from eval.speed.rows import Goal, Row
 from eval.speed.side_by_side import side_by_side
 from models.errors import InputError
@@ -67,19 +67,22 @@ def building(args: argparse.Namespace, device) -> Iterator[Row]:
         source.mkdir()
         captions = write_source(source)
 
-        def build(number: int) -> list[float]:
+        def build(number: int) -> list[Called]:
             words = ["--source", source, "--output_dir", Path(root) / f"probe_{number}", "--num_captions", captions]
             command = [sys.executable, DATA / "build_probe.py", *words, "--workers", cores]
-            return [called([*map(str, command)]).seconds] * captions * 9  # its workers' memory is not in a peak
+            return [called([*map(str, command)])] * captions * 9
 
         build(-1)
         canvases = sorted((Path(root) / "probe_-1/images").iterdir())
         shares = [canvases[place::cores] for place in range(cores)]
 
-        def limit(number: int) -> list[float]:
-            return [max(pool.map(encode_alone, shares))] * len(canvases)
+        def limit(number: int) -> list[Called]:
+            # It holds all canvases, so that nothing but encoding is timed; that memory says nothing.
+            return [Called(max(pool.map(encode_alone, shares)), None, "")] * len(canvases)
 
         limit(-1)
-        ratio, _ = side_by_side(limit, build, args.rounds, seconds_of=lambda times: times[0], peak_of=lambda _: None)
+        ratio, _ = side_by_side(
+            limit, build, args.rounds, len, lambda found: found[0].seconds, lambda found: found[0].peak
+        )
     what = f"{captions} captions, {len(canvases)} canvases of 840 px, {cores} processes"
     yield Row("build", what, "JPEG encoding alone", "the build", "canvases", ratio, GOAL)

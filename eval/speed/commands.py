@@ -18,10 +18,10 @@ LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 @dataclass(frozen=True)
 class Called:
-    """Seconds from start to end, peak memory of the largest of its processes (bytes), and what it printed."""
+    """Seconds from start to end, peak memory of the largest of its processes (bytes, or not known), what it printed."""
 
     seconds: float
-    peak: int
+    peak: int | None
     printed: str
 
 

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # What makes the host wait for a GPU on which its tensors lie: operators whose result has the size, or is the value, of
-# what a tensor holds, and functions of Python that read or make a tensor without an operator.
+# what a tensor holds, and functions of Python that read a tensor, or make one on a device, without an operator.
 WAITING_OPERATORS = {
     *("_local_scalar_dense", "nonzero", "masked_select", "equal", "repeat_interleave"),
     *("_unique2", "unique_dim", "unique_consecutive"),
@@ -35,7 +35,8 @@ class _Functions(TorchFunctionMode):
         self.calls = Counter()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.calls[function.__name__] += 1
+        if function is not torch.tensor or (kwargs or {}).get("device") is not None:
+            self.calls[function.__name__] += 1
         return function(*args, **(kwargs or {}))
 
 

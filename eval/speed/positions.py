@@ -14,7 +14,6 @@ from eval.speed.side_by_side import side_by_side
 from train import narrow
 
 BATCHES, LENGTHS = (1, 32, 256), (1_000, 8_000, 64_000)
-LARGEST = 4_096_000  # tokens of a batch: 256 rows of 64,000 are left out, as no batch that anybody runs
 ONE_ROUND = 1_000_000  # tokens of a batch from which on one round must do: Qwen2.5-VL's of upstream take seconds
 SECONDS = 0.05  # a round repeats its work for so long
 GOAL = Goal(1.0, at_most=True)
@@ -33,8 +32,6 @@ def positions(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         model = narrow.skeleton(geometry)
         for rows in BATCHES:
             for tokens in LENGTHS:
-                if rows * tokens > LARGEST:
-                    continue
                 inputs = narrow.many_pictures(model.config, rows, tokens, device)
 
                 def repeated(flag: bool, number: int, model=model, inputs=inputs) -> list[float]:

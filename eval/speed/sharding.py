@@ -75,13 +75,15 @@ def processes_sizes(bookkeeping: Size, ratio: Ratio, count: int) -> Iterator[Siz
     """Seconds an item of the largest probe: its bookkeeping, which one process does, and the model's part of it.
 
     The model's is that of `ratio`, measured on a few items with one process and two; more suppose a core or GPU each.
+    The peak is that of one of them, which grows with the items only as the bookkeeping does.
     """
     of = f"eval/probe.py, {bookkeeping.size:,} items, processes"
     alone, both = (seconds / count for seconds in ratio.seconds)
-    for processes, model in {1: alone, 2: both, 4: alone / 4, 8: alone / 8}.items():
+    one, two = ratio.peaks
+    for processes, model, peak in ((1, alone, one), (2, both, two), (4, alone / 4, two), (8, alone / 8, two)):
         seconds = bookkeeping.seconds + model
         limit = f"the model, {model / seconds:.0%}; the rest is one process's"
-        yield Size("shard", of, processes, "item", seconds, None, limit, computed=True)
+        yield Size("shard", of, processes, "item", seconds, peak, limit, computed=True)
 
 
 def go_on(args: argparse.Namespace, eval_file: Path, answers: Path, part: bytes, count: int) -> Called:

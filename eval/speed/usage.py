@@ -7,10 +7,17 @@ import os
 import sys
 import time
 
-start = time.perf_counter()
-pid = os.spawnv(os.P_NOWAIT, sys.argv[2], sys.argv[2:])
-_, status, used = os.wait4(pid, 0)
-unit = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
-with open(sys.argv[1], "w") as file:
-    file.write(f"{time.perf_counter() - start} {used.ru_maxrss * unit}")
-sys.exit(os.waitstatus_to_exitcode(status) % 256)
+
+def main(output: str, command: list[str]) -> int:
+    """Writes seconds and bytes at the peak of the largest process into the file `output`; returns the exit status."""
+    start = time.perf_counter()
+    pid = os.spawnv(os.P_NOWAIT, command[0], command)
+    _, status, used = os.wait4(pid, 0)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
+    with open(output, "w") as file:
+        file.write(f"{time.perf_counter() - start} {used.ru_maxrss * unit}")
+    return os.waitstatus_to_exitcode(status) % 256
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
