@@ -5,14 +5,18 @@
 
 The data sets are `probe-<grid>` and `similarity-<grid>` below the results' folder, as scripts/experiment_miniature.sh
 builds them; checkpoints at other image sizes come beside the model's. One process for all, since starting takes as long
-as some of them. The same command goes on where it was.
+as some of them. The same command goes on where it was. The processor time of all its starts is kept in
+`costs/<seed>/<arm>.json`.
 """
 
 import argparse
+import json
+import os
 from pathlib import Path
 
+from data.files import write_json
 from eval import information_flow, perception, probe, similarity
-from eval.miniature_results import ARMS, TOWERS
+from eval.miniature_results import ARMS, TOWERS, cost_file
 from models.errors import ArgumentParser, run_script, true_or_false
 from models.resize import resize
 
@@ -20,13 +24,24 @@ from models.resize import resize
 def measure(args: argparse.Namespace) -> int:
     """Measure all of one arm; returns the worst exit status of its parts (see eval/harness.py)."""
     status = 0
+    cost = cost_file(args.results_dir, args.seed, args.arm)
+    spent = json.loads(cost.read_bytes())["core_hours"] if cost.is_file() else 0.0
+    start = core_hours()
+    cost.parent.mkdir(parents=True, exist_ok=True)
     for size in args.sizes:
         model = args.model_path.with_name(f"{args.model_path.name}-{size}")
         if not (model / "config.json").is_file():
             resize(args.model_path, size, model)
         for grid in args.grids:
-            status = max(status, *(main(words) for main, words in parts(args, model, size, grid)))
+            for main, words in parts(args, model, size, grid):
+                status = max(status, main(words))
+                write_json(cost, {"core_hours": spent + core_hours() - start})
     return status
+
+
+def core_hours() -> float:
+    """Of this process and its child processes that have ended."""
+    return sum(os.times()[:4]) / 3600
 
 
 def parts(args: argparse.Namespace, model: Path, size: int, grid: int):
@@ -64,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side (%(default)s)")
     add("--sizes", type=int, nargs="+", default=[144, 192], help="of the image, px (%(default)s)")
     add("--flow_items", type=int, default=450, help="of the probe, whose attention is measured (%(default)s)")
-    add("--masked_captions", type=int, default=5, help="in all their cells, covered by squares (%(default)s)")
-    add("--mask_size", type=int, default=70, help="px of the canvas: a patch at 144 px (%(default)s)")
+    add("--masked_captions", type=int, default=3, help="in all their cells, covered by squares (%(default)s)")
+    add("--mask_size", type=int, default=140, help="px of the canvas: half a cell (%(default)s)")
     return measure(parser.parse_args(argv))
 
 

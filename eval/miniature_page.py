@@ -129,8 +129,11 @@ def costs_table(results: dict) -> str:
         hours = np.array([cost["hours"] for cost in found])
         updates = sorted({cost["updates"] for cost in found})
         rows.append([kind, str(len(found)), ", ".join(map(str, updates)), f"{hours.mean():.2f}", f"{hours.sum():.2f}"])
-    total = sum(cost["hours"] for found in kinds.values() for cost in found)
-    rows.append(["all", str(sum(map(len, kinds.values()))), "", "", f"{total:.2f}"])
+    measuring = np.array(list(results["measuring"].values()))
+    arms = len(ARMS) * len(measuring)
+    rows.append(["measuring", str(arms), "", f"{measuring.sum() / arms:.2f}", f"{measuring.sum():.2f}"])
+    total = sum(cost["hours"] for found in kinds.values() for cost in found) + measuring.sum()
+    rows.append(["all", "", "", "", f"{total:.2f}"])
     return table(rows)
 
 
@@ -208,8 +211,9 @@ UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at ea
 (eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not
 fitted on. Arms that share tower and projector share these numbers."""
 
-COST = """On one core of a CPU, without a GPU; from the runs' logs, without reading data and evaluation. The vision
-tower is the bundled model's ([its card](../models/miniature/README.md) has its cost)."""
+COST = """On one core of a CPU, without a GPU: training from the runs' logs, measuring by processor time. Drawing the world
+and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled model's ([its
+card](../models/miniature/README.md) has its cost)."""
 
 COMMANDS = """## Commands
 
@@ -234,7 +238,7 @@ The results of this page were collected at commit {commits}."""
 
 
 def read_results(folder: Path) -> dict:
-    """ "seeds" and "costs", both by seed, and "commits", from the files of eval/miniature_results.py in `folder`."""
+    """ "seeds", "costs" and "measuring", by seed, and "commits", from the files of eval/miniature_results.py in `folder`."""
     paths = sorted(folder.glob("seed_*.json"))
     if not paths:
         raise InputError(f"--results_dir {folder}: no seed_<n>.json; eval/miniature_results.py writes them")
@@ -243,6 +247,7 @@ def read_results(folder: Path) -> dict:
         return {
             "seeds": {str(one["seed"]): one["conditions"] for one in found},
             "costs": {str(one["seed"]): one["costs"] for one in found},
+            "measuring": {str(one["seed"]): one["measuring_hours"] for one in found},
             "commits": sorted({one["commit"] for one in found}),
         }
     except (OSError, ValueError, KeyError) as error:

@@ -6,10 +6,11 @@
 scripts/experiment_miniature.sh writes the answers: `answers/<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`, and beside
 `answers` the studies. The numbers are those of eval/metrics.py and eval/plots.py, with their intervals for each seed;
 the page shows how seeds differ. The costs of training come from the kept arms (train/miniature_arms.py), LoRA's from
-its log.
+its log, those of measuring from what eval/miniature_measure.py keeps.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from data.files import write_json
@@ -116,6 +117,23 @@ def positives(summary: dict) -> list[float | None]:
     return [cell["accuracy"]["value"] for cell in summary["cells"]]
 
 
+def cost_file(results_dir: Path, seed: int, arm: str) -> Path:
+    """Where eval/miniature_measure.py keeps the processor time of an arm, `{"core_hours": ...}`."""
+    return results_dir / "costs" / str(seed) / f"{arm}.json"
+
+
+def measuring(results_dir: Path, seed: int) -> float:
+    """Processor hours that measuring all arms of a seed took."""
+    hours = 0.0
+    for arm in ARMS:
+        path = cost_file(results_dir, seed, arm)
+        try:
+            hours += json.loads(path.read_bytes())["core_hours"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); scripts/experiment_miniature.sh writes it") from None
+    return round(hours, 2)
+
+
 def costs(checkpoints: Path, store: Path, seed: int) -> dict[str, dict]:
     """Stage, with the arm where arms have their own -> updates, hours and last loss."""
     found = {}
@@ -143,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         "versions": versions(),
         "commit": provenance()["git_commit"],
         "costs": costs(arguments.checkpoints, arguments.store, arguments.seed),
+        "measuring_hours": measuring(arguments.results_dir, arguments.seed),
         "conditions": collect(arguments.results_dir, arguments.seed, arguments.bootstrap),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 
 from data import build_probe, build_similarity
 from eval import miniature_measure
-from eval.miniature_results import collect
+from eval.miniature_results import collect, cost_file
 from models.errors import InputError
 from train.miniature_arms import BUNDLED
 
@@ -43,3 +43,6 @@ def test_two_arms_of_one_model(world):
         assert (results / f"similarity/7/3x3-144/{arm}.jsonl").is_file() is (arm == "a")
     with pytest.raises(InputError, match="c0.jsonl: is missing"):
         collect(results, 7, 10)
+    before = cost_file(results, 7, "b").read_bytes()
+    assert measure(world, "b", "true") == 0, "goes on where it was"
+    assert json.loads(cost_file(results, 7, "b").read_bytes())["core_hours"] > json.loads(before)["core_hours"] > 0

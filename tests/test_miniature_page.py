@@ -57,6 +57,9 @@ def answers(tmp_path) -> Path:
         for arm, wrong in WRONG.items():
             write_answers(tmp_path / "answers" / str(seed) / "3x3-144" / f"{arm}.jsonl", wrong + seed)
             write_studies(tmp_path, f"{seed}/3x3-144", arm, wrong + seed)
+            cost = miniature_results.cost_file(tmp_path, seed, arm)
+            cost.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cost, {"core_hours": 0.25})
     for seed in (0, 1):
         for arm in ("off", "on"):
             lora = tmp_path / "checkpoints" / f"lora-{seed}-{arm}"
@@ -97,7 +100,8 @@ def test_the_page_says_what_the_answers_say(answers):
     assert "| language model | 2 | 30 | 0.50 | 1.00 |" in page, "a seed's, not an arm's"
     assert "| 1, projector | 4 | 7 | 0.25 | 1.00 |" in page
     assert "| LoRA | 4 | 2 | 1.00 | 4.00 |" in page
-    assert "| all | 10 |  |  | 6.00 |" in page
+    assert "| measuring | 10 |  | 0.25 | 2.50 |" in page
+    assert "| all |  |  |  | 8.50 |" in page
     assert "| **c** | 35.0 (30.0 to 40.0) | 0.000 (0.000 to 0.000) | " in page, "perception, one patch's entropy"
     towers = "| 25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
     for trained in ("with ordinary positions", "with BaPA"):
@@ -117,6 +121,12 @@ def test_a_missing_arm_is_named(answers):
 def test_a_missing_study_is_named(answers):
     (answers / "information_flow/0/3x3-144/d.jsonl").unlink()
     with pytest.raises(InputError, match=r"information_flow/0/3x3-144/d.jsonl: no such file"):
+        collect(answers)
+
+
+def test_a_missing_cost_is_named(answers):
+    miniature_results.cost_file(answers, 1, "b").unlink()
+    with pytest.raises(InputError, match=r"costs/1/b.json: cannot be read"):
         collect(answers)
 
 
