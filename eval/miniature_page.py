@@ -211,9 +211,9 @@ UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at ea
 (eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not
 fitted on. Arms that share tower and projector share these numbers."""
 
-COST = """On one core of a CPU, without a GPU: training from the runs' logs, measuring by processor time. Drawing the world
-and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled model's ([its
-card](../models/miniature/README.md) has its cost)."""
+COST = """On one core of a CPU, without a GPU: training from the runs' logs, measuring by processor time. Drawing the
+world and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled model's
+([its card](../models/miniature/README.md) has its cost)."""
 
 COMMANDS = """## Commands
 
@@ -238,7 +238,7 @@ The results of this page were collected at commit {commits}."""
 
 
 def read_results(folder: Path) -> dict:
-    """ "seeds", "costs" and "measuring", by seed, and "commits", from the files of eval/miniature_results.py in `folder`."""
+    """ "seeds", "costs" and "measuring" by seed, and "commits", from eval/miniature_results.py's files in `folder`."""
     paths = sorted(folder.glob("seed_*.json"))
     if not paths:
         raise InputError(f"--results_dir {folder}: no seed_<n>.json; eval/miniature_results.py writes them")
