@@ -68,6 +68,24 @@ def arms_table(results: dict, condition: str) -> str:
     return table(rows)
 
 
+def seeds_table(results: dict, condition: str) -> str:
+    """Every seed's own numbers, with their intervals where eval/metrics.py gives one, and the null of the variance."""
+    rows = [["arm", "seed", *COLUMNS.values(), "p of the variance"]]
+    for arm in ARMS:
+        for seed, conditions in results["seeds"].items():
+            run = conditions[condition]["arms"][arm]
+            numbers = [with_interval(run["numbers"][name]) for name in COLUMNS]
+            null = run["null"]["variance"]
+            rows.append([f"**{arm}**", seed, *numbers, f"{null['p']:.3f}" if null else "-"])
+    return table(rows)
+
+
+def with_interval(number: dict) -> str:
+    if number["low"] is None:
+        return f"{number['value']:.2f}"
+    return f"{number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f})"
+
+
 def pairs_table(results: dict, condition: str) -> str:
     """Differences: mean and range over seeds, and in how many seeds the 95% interval over captions leaves out zero."""
     names = ("balanced_accuracy", "mean", "variance_corrected", "flip")
@@ -187,6 +205,7 @@ def page(results: dict, findings: str, name: str) -> str:
         trained = ", as trained" if condition == TRAINED else ""
         parts.append(f"### {described(condition)}{trained}")
         parts += [arms_table(results, condition), pairs_table(results, condition), studies_table(results, condition)]
+        parts += [f"<details><summary>{EACH_SEED}</summary>", seeds_table(results, condition), "</details>"]
     parts.append(f"![Each seed's numbers by arm]({name}.png)")
     parts.append(f"![Accuracy by cell, mean over seeds]({name}_cells.png)")
     parts.append(f"![Attention to patches, mean over seeds]({name}_flow.png)")
@@ -206,6 +225,8 @@ A seed draws the language model, the projector and the order of the data; world 
 The probe asks about captions that no training data had, in every cell, and as often about captions that are not on the
 canvas. Numbers are means over seeds with the smallest and the largest in brackets. Below, `clear` counts the seeds
 whose own 95% interval (bootstrap over captions) leaves out zero."""
+
+EACH_SEED = "Each seed, with 95% intervals over captions, and how often shuffled cells vary as much (p)"
 
 UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at each place of the canvas
 (eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not

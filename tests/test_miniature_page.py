@@ -95,6 +95,11 @@ def test_the_page_says_what_the_answers_say(answers):
         assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
         assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
         assert ARMS[arm] in page
+    one = json.loads((answers / "seeds/seed_1.json").read_text())["conditions"]["3x3-144"]["arms"]["b"]
+    row = next(line for line in page.splitlines() if line.startswith("| **b** | 1 |"))
+    number = one["numbers"]["balanced_accuracy"]
+    assert f"| {number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f}) |" in row
+    assert row.endswith(f"| {one['null']['variance']['p']:.3f} |"), "the cells do not differ"
     row = next(line for line in page.splitlines() if line.startswith("| b - a |"))
     assert "-33.33 (-33.33 to -33.33), clear in 2 of 2" in row
     assert "| language model | 2 | 30 | 0.50 | 1.00 |" in page, "a seed's, not an arm's"
