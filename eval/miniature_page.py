@@ -3,16 +3,18 @@
     python eval/miniature_page.py --results_dir docs/miniature --findings docs/miniature/findings.md \\
         --output docs/miniature.md
 
-Writes the figures beside the page, under its name. Nothing is computed but means over seeds and differences of them;
-what they show is told by hand, in the file of the findings.
+Writes the figures beside the page, under its name: each seed's numbers, heat maps of each condition, attention. Nothing
+is computed but means over seeds and differences of them; what they show is told by hand, in the file of the findings.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data.files import write_atomic
 from eval.heatmaps import Panel, probe_heatmaps, save
@@ -44,6 +46,8 @@ SIMILARITY = {
 }
 ARMS_TRAINED = {"a": "with ordinary positions", "d": "with BaPA"}
 DRAWN = ("balanced_accuracy", "variance_corrected", "flip")
+# Arm -> its name in a figure, short enough for one size of letters.
+NAMES = {"a": "ordinary", "b": "switched on", "c0": "LoRA, ordinary", "c": "LoRA with BaPA", "d": "trained with BaPA"}
 # Okabe and Ito's colours, which stay apart in every common form of colour blindness.
 COLOURS = dict(zip(ARMS, ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73"), strict=True))
 
@@ -132,7 +136,7 @@ def draw_flow(results: dict, path: Path) -> None:
     maps = []
     for arm in ARMS:
         found = [seed[TRAINED]["flow"][arm]["map"] for seed in results["seeds"].values()]
-        maps.append((f"{arm}: {ARMS[arm]}", np.mean(found, axis=0)))
+        maps.append((f"{arm}: {NAMES[arm]}", np.mean(found, axis=0)))
     save(map_figure(maps, "attention of a patch, % of all"), path)
 
 
@@ -156,34 +160,43 @@ def costs_table(results: dict) -> str:
 
 
 def draw_seeds(results: dict, path: Path) -> None:
-    """A dot for each seed and a bar for their mean, by arm, one panel a measure, one row a condition."""
+    """A dot for each seed and arm, a line through a seed's and a bar for their mean; a row for each condition."""
     conditions = conditions_of(results)
-    figure = Figure(figsize=(3.6 * len(DRAWN), 2.3 * len(conditions)), facecolor="white", layout="constrained")
-    grid = figure.subplots(len(conditions), len(DRAWN), squeeze=False)
+    figure = Figure(figsize=(2.9 * len(DRAWN), 1.75 * len(conditions)), facecolor="white", layout="constrained")
+    grid = figure.subplots(len(conditions), len(DRAWN), squeeze=False, sharex=True)
     for row, condition in zip(grid, conditions, strict=True):
         for axes, name in zip(row, DRAWN, strict=True):
+            numbers = np.array([values(results, condition, arm, name) for arm in ARMS])
+            axes.plot(range(len(ARMS)), numbers, color="#bbbbbb", linewidth=0.9, zorder=1)
             for place, arm in enumerate(ARMS):
-                numbers = values(results, condition, arm, name)
-                axes.plot([place] * len(numbers), numbers, "o", color=COLOURS[arm], alpha=0.7, markersize=5)
-                axes.hlines(numbers.mean(), place - 0.3, place + 0.3, color=COLOURS[arm], linewidth=2)
+                axes.plot([place] * numbers.shape[1], numbers[place], "o", color=COLOURS[arm], markersize=4.5)
+                axes.hlines(numbers[place].mean(), place - 0.3, place + 0.3, color=COLOURS[arm], linewidth=2)
             axes.set_xticks(range(len(ARMS)), list(ARMS))
             axes.set_xlim(-0.6, len(ARMS) - 0.4)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.tick_params(labelsize=8)
             axes.grid(axis="y", alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
             if condition == conditions[0]:
-                axes.set_title(COLUMNS[name], fontsize=9)
-        row[0].set_ylabel(described(condition), fontsize=8)
+                axes.set_title(COLUMNS[name], fontsize=8.5)
+        row[0].set_ylabel(described(condition).replace(", ", ",\n"), fontsize=8)
+    figure.supxlabel("  ·  ".join(f"{arm}: {name}" for arm, name in NAMES.items()), fontsize=8)
     save(figure, path)
 
 
-def draw_cells(results: dict, path: Path) -> None:
-    """Accuracy of the positives by cell, mean over seeds, one heat map an arm, in the condition of the training."""
+def draw_cells(results: dict, condition: str, path: Path) -> None:
+    """Accuracy of the positives by cell, mean over seeds, one heat map an arm."""
     panels = []
-    for arm, words in ARMS.items():
-        runs = [seed[TRAINED]["arms"][arm] for seed in results["seeds"].values()]
-        cells = np.mean([run["positives"] for run in runs], axis=0).reshape(3, 3)
-        panels.append(Panel(f"{arm}: {words}", f"mean {cells.mean():.2f} %, {len(runs)} seeds", cells))
+    for arm, name in NAMES.items():
+        runs = [seed[condition]["arms"][arm] for seed in results["seeds"].values()]
+        cells = np.mean([run["positives"] for run in runs], axis=0)
+        cells = cells.reshape(2 * (math.isqrt(cells.size),))
+        panels.append(Panel(f"{arm}: {name}", f"mean {cells.mean():.2f} %, {len(runs)} seeds", cells))
     probe_heatmaps(panels, path)
+
+
+def cells_figure(name: str, condition: str) -> str:
+    return f"{name}_cells_{condition}.png"
 
 
 def conditions_of(results: dict) -> list[str]:
@@ -200,15 +213,15 @@ def described(condition: str) -> str:
 def page(results: dict, findings: str, name: str) -> str:
     arms = "\n".join(f"- **{arm}**: {words}" for arm, words in ARMS.items())
     parts = [INTRODUCTION.format(seeds=len(results["seeds"]), arms=arms)]
-    parts += ["## What it shows, and what it cannot", findings.strip(), "## Answers"]
+    parts += ["## What it shows, and what it cannot", findings.strip()]
+    parts += [f"![Balanced accuracy, variance over cells and flip rate of each seed, by arm]({name}.svg)", "## Answers"]
     for condition in conditions_of(results):
         trained = ", as trained" if condition == TRAINED else ""
         parts.append(f"### {described(condition)}{trained}")
         parts += [arms_table(results, condition), pairs_table(results, condition), studies_table(results, condition)]
+        parts.append(f"![Accuracy by cell, mean over seeds, one map an arm]({cells_figure(name, condition)})")
         parts += [f"<details><summary>{EACH_SEED}</summary>", seeds_table(results, condition), "</details>"]
-    parts.append(f"![Each seed's numbers by arm]({name}.png)")
-    parts.append(f"![Accuracy by cell, mean over seeds]({name}_cells.png)")
-    parts.append(f"![Attention to patches, mean over seeds]({name}_flow.png)")
+    parts += ["## Attention", ATTENTION, f"![Attention to patches, mean over seeds, one map an arm]({name}_flow.png)"]
     parts += ["## Understanding", UNDERSTANDING, similarity_table(results)]
     parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commits=", ".join(results["commits"]))]
     return "\n\n".join(parts) + "\n"
@@ -227,6 +240,9 @@ canvas. Numbers are means over seeds with the smallest and the largest in bracke
 whose own 95% interval (bootstrap over captions) leaves out zero."""
 
 EACH_SEED = "Each seed, with 95% intervals over captions, and how often shuffled cells vary as much (p)"
+
+ATTENTION = """How much the text behind the image looks at each patch, mean over layers, questions and seeds, as trained
+(eval/information_flow.py)."""
 
 UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at each place of the canvas
 (eval/similarity.py), that with another caption, and the captions that a linear readout finds in a cell that it was not
@@ -289,8 +305,9 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"--findings {arguments.findings}: cannot be read ({error})") from None
     name = arguments.output.stem
-    draw_seeds(results, arguments.output.with_name(f"{name}.png"))
-    draw_cells(results, arguments.output.with_name(f"{name}_cells.png"))
+    draw_seeds(results, arguments.output.with_name(f"{name}.svg"))
+    for condition in conditions_of(results):
+        draw_cells(results, condition, arguments.output.with_name(cells_figure(name, condition)))
     draw_flow(results, arguments.output.with_name(f"{name}_flow.png"))
     write_atomic(arguments.output, page(results, findings, name))
     print(f"written: {arguments.output}")

@@ -87,7 +87,7 @@ def test_the_page_says_what_the_answers_say(answers):
     (answers / "findings.md").write_text("Nobody wins.\n")
     miniature_page.main([*words, "--findings", str(answers / "findings.md")])
     page = (answers / "page.md").read_text()
-    assert "\n\nNobody wins.\n\n## Answers\n\n" in page
+    assert "cannot\n\nNobody wins.\n\n![Balanced" in page
     for arm, wrong in WRONG.items():
         shares = [100 * (1 - (wrong + seed) / CAPTIONS) for seed in (1, 0)]  # of positives, low first
         balanced = [(share + 100) / 2 for share in shares]
@@ -111,7 +111,7 @@ def test_the_page_says_what_the_answers_say(answers):
     towers = "| 25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
     for trained in ("with ordinary positions", "with BaPA"):
         assert f"| 3x3 cells, image of 144 px | {trained} {towers}" in page
-    for picture in ("page.png", "page_cells.png", "page_flow.png"):
+    for picture in ("page.svg", "page_cells_3x3-144.png", "page_flow.png"):
         assert (answers / picture).stat().st_size > 10_000
         assert picture in page
 
