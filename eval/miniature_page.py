@@ -141,7 +141,7 @@ def draw_flow(results: dict, path: Path) -> None:
 
 
 def costs_table(results: dict) -> str:
-    """Hours of each stage, over seeds and arms; a language model is a seed's, all else an arm's."""
+    """Hours of each stage, over seeds and arms; a language model is a seed's (or an arm's), all else an arm's."""
     kinds: dict[str, list[dict]] = {}
     for costs in results["costs"].values():
         for name, cost in costs.items():

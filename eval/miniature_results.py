@@ -139,7 +139,8 @@ def costs(checkpoints: Path, store: Path, seed: int) -> dict[str, dict]:
     found = {}
     for arm in ("off", "on"):
         for stage, cost in describe(store, seed, arm)["stages"].items():
-            found[stage if stage == LANGUAGE_MODEL else f"{stage}, {arm}"] = cost
+            shared = stage == LANGUAGE_MODEL and found.get(stage, cost) == cost
+            found[stage if shared else f"{stage}, {arm}"] = cost
         found[f"LoRA, {arm}"] = summary(checkpoints / f"lora-{seed}-{arm}")
     return found
 

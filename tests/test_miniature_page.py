@@ -116,6 +116,15 @@ def test_the_page_says_what_the_answers_say(answers):
         assert picture in page
 
 
+def test_language_models_of_two_arms_cost_twice(answers):
+    path = answers / "arms/1-on.json"
+    path.write_text(path.read_text().replace("0.5", "0.75"))
+    costs = miniature_results.costs(answers / "checkpoints", answers / "arms", 1)
+    assert costs["language model"]["hours"] == 0.5
+    assert costs["language model, on"]["hours"] == 0.75
+    assert "language model, on" not in miniature_results.costs(answers / "checkpoints", answers / "arms", 0)
+
+
 def test_a_missing_arm_is_named(answers):
     (answers / "answers/1/3x3-144/c0.jsonl").unlink()
     with pytest.raises(InputError, match=r"1/3x3-144/c0.jsonl: is missing"):
