@@ -45,8 +45,9 @@ adapt() {
     python train/sft.py --config configs/train/miniature/lora.yaml --resume auto --seed "$1" --position_balance "$2" \
         --model_path "$CHECKPOINTS/finetune-$1-off" --data "$RESULTS/lora_10k/llava.json" \
         --image_folder "$DATA/images" --output_dir "$adapter"
+    # --force: the base's config.json says false, as it was trained, and its copy that runs with BaPA is not another base.
     [ -f "$adapter-merged/config.json" ] ||
-        python train/merge_lora.py --model_path "$adapter" --save_model_path "$adapter-merged"
+        python train/merge_lora.py --force --model_path "$adapter" --save_model_path "$adapter-merged"
 }
 
 # measure SEED POSITION_BALANCE ARM MODEL
