@@ -22,6 +22,7 @@ STORE=${STORE:-models/miniature/arms}
 DATA=${DATA:-results/miniature/data}
 CHECKPOINTS=${CHECKPOINTS:-checkpoints/miniature}
 RESULTS=${RESULTS:-results/miniature}
+DOCS=${DOCS:-docs}              # where the page comes, and miniature/ with what it is made of
 PAGE=${PAGE:-yes}
 
 # shellcheck source=scripts/environment.sh
@@ -39,15 +40,15 @@ have() {
     python train/miniature_arms.py restore --checkpoints "$CHECKPOINTS" --store "$STORE" --seed "$1" --arm "$3"
 }
 
-# adapt SEED POSITION_BALANCE NAME: LoRA of the arm a, merged
+# adapt SEED POSITION_BALANCE NAME [arguments of merge_lora.py]: LoRA of the arm a, merged
 adapt() {
     adapter=$CHECKPOINTS/lora-$1-$3
     python train/sft.py --config configs/train/miniature/lora.yaml --resume auto --seed "$1" --position_balance "$2" \
         --model_path "$CHECKPOINTS/finetune-$1-off" --data "$RESULTS/lora_10k/llava.json" \
         --image_folder "$DATA/images" --output_dir "$adapter"
-    # --force: the base's config.json says false, as it was trained, and its copy that runs with BaPA is not another base.
+    shift 3
     [ -f "$adapter-merged/config.json" ] ||
-        python train/merge_lora.py --force --model_path "$adapter" --save_model_path "$adapter-merged"
+        python train/merge_lora.py --model_path "$adapter" --save_model_path "$adapter-merged" "$@"
 }
 
 # measure SEED POSITION_BALANCE ARM MODEL
@@ -73,13 +74,13 @@ for seed in $SEEDS; do
     measure "$seed" true b "finetune-$seed-off"
     adapt "$seed" false off
     measure "$seed" false c0 "lora-$seed-off-merged"
-    adapt "$seed" true on
+    adapt "$seed" true on --force  # though the base's config.json says false, as that was trained
     measure "$seed" true c "lora-$seed-on-merged"
     have "$seed" true on
     measure "$seed" true d "finetune-$seed-on"
     python eval/miniature_results.py --results_dir "$RESULTS" --checkpoints "$CHECKPOINTS" --store "$STORE" \
-        --seed "$seed" --output "docs/miniature/seed_$seed.json"
+        --seed "$seed" --output "$DOCS/miniature/seed_$seed.json"
 done
 [ "$PAGE" = yes ] || exit 0
-python eval/miniature_page.py --results_dir docs/miniature --findings docs/miniature/findings.md \
-    --output docs/miniature.md
+python eval/miniature_page.py --results_dir "$DOCS/miniature" --findings "$DOCS/miniature/findings.md" \
+    --output "$DOCS/miniature.md"

@@ -135,6 +135,8 @@ def test_the_arms_of_the_experiment(run):
     tuned = [line for line in lines if "miniature/lora.yaml" in line]
     assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
     assert ["--position_balance true" in line for line in tuned] == [False, True]
+    merged = [line for line in lines if "merge_lora.py" in line]
+    assert ["--force" in line for line in merged] == [False, True], "its base says false, and would be refused"
     arms = [line.split()[2:] for line in lines if "miniature_arms.py" in line]
     names = ["--checkpoints", folder, "--store", "arms", "--seed", "5", "--arm"]
     assert arms == [[action, *names, arm] for arm in ("off", "on") for action in ("keep", "restore")]
