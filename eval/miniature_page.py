@@ -80,7 +80,7 @@ def seeds_table(results: dict, condition: str) -> str:
             run = conditions[condition]["arms"][arm]
             numbers = [with_interval(run["numbers"][name]) for name in COLUMNS]
             null = run["null"]["variance"]
-            rows.append([f"**{arm}**", seed, *numbers, f"{null['p']:.3f}" if null else "-"])
+            rows.append([f"**{arm}**", seed, *numbers, f"{null['p']:.4f}" if null else "-"])
     return table(rows)
 
 
@@ -196,7 +196,7 @@ def draw_cells(results: dict, condition: str, path: Path) -> None:
 
 
 def cells_figure(name: str, condition: str) -> str:
-    return f"{name}_cells_{condition}.png"
+    return f"{name}_cells_{condition}.svg"
 
 
 def conditions_of(results: dict) -> list[str]:
@@ -221,7 +221,7 @@ def page(results: dict, findings: str, name: str) -> str:
         parts += [arms_table(results, condition), pairs_table(results, condition), studies_table(results, condition)]
         parts.append(f"![Accuracy by cell, mean over seeds, one map an arm]({cells_figure(name, condition)})")
         parts += [f"<details><summary>{EACH_SEED}</summary>", seeds_table(results, condition), "</details>"]
-    parts += ["## Attention", ATTENTION, f"![Attention to patches, mean over seeds, one map an arm]({name}_flow.png)"]
+    parts += ["## Attention", ATTENTION, f"![Attention to patches, mean over seeds, one map an arm]({name}_flow.svg)"]
     parts += ["## Understanding", UNDERSTANDING, similarity_table(results)]
     parts += ["## Cost", COST, costs_table(results), COMMANDS.format(commits=", ".join(results["commits"]))]
     return "\n\n".join(parts) + "\n"
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     draw_seeds(results, arguments.output.with_name(f"{name}.svg"))
     for condition in conditions_of(results):
         draw_cells(results, condition, arguments.output.with_name(cells_figure(name, condition)))
-    draw_flow(results, arguments.output.with_name(f"{name}_flow.png"))
+    draw_flow(results, arguments.output.with_name(f"{name}_flow.svg"))
     write_atomic(arguments.output, page(results, findings, name))
     print(f"written: {arguments.output}")
 
