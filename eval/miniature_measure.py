@@ -5,7 +5,7 @@
 
 The data sets are `probe-<grid>` and `similarity-<grid>` below the results' folder, as scripts/experiment_miniature.sh
 builds them; checkpoints at other image sizes come beside the model's. One process for all, since starting takes as long
-as some of them. The same command goes on where it was. The processor time of all its starts is kept in
+as some of them. The same command goes on where it was. Processor time, of what was measured anew, is kept in
 `costs/<seed>/<arm>.json`.
 """
 
@@ -15,9 +15,9 @@ import os
 from pathlib import Path
 
 from data.files import write_json
-from eval import information_flow, perception, probe, similarity
+from eval import information_flow, perception, perception_report, probe, similarity
 from eval.miniature_results import ARMS, TOWERS, cost_file
-from models.errors import ArgumentParser, run_script, true_or_false
+from models.errors import ArgumentParser, InputError, run_script, true_or_false
 from models.resize import resize
 
 
@@ -26,44 +26,59 @@ def measure(args: argparse.Namespace) -> int:
     status = 0
     cost = cost_file(args.results_dir, args.seed, args.arm)
     spent = json.loads(cost.read_bytes())["core_hours"] if cost.is_file() else 0.0
-    start = core_hours()
     cost.parent.mkdir(parents=True, exist_ok=True)
     for size in args.sizes:
         model = args.model_path.with_name(f"{args.model_path.name}-{size}")
         if not (model / "config.json").is_file():
             resize(args.model_path, size, model)
         for grid in args.grids:
-            for main, words in parts(args, model, size, grid):
-                status = max(status, main(words))
-                write_json(cost, {"core_hours": spent + core_hours() - start})
+            for main, words, answers in parts(args, model, size, grid):
+                there, start = answers.is_file(), core_hours()
+                status = max(status, main([str(word) for word in words]))
+                if not there:
+                    spent += core_hours() - start
+                    write_json(cost, {"core_hours": spent})
     return status
 
 
 def core_hours() -> float:
-    """Of this process and its child processes that have ended."""
+    """Hours of processor time of this process and its child processes that have ended."""
     return sum(os.times()[:4]) / 3600
 
 
 def parts(args: argparse.Namespace, model: Path, size: int, grid: int):
-    """(a script's main, its arguments) for each measure of one grid and image size."""
+    """(a script's main, its arguments, the answers it writes) for each measure of one grid and image size."""
     run = Path(str(args.seed)) / f"{grid}x{grid}-{size}"
+    flag = str(args.position_balance).lower()
 
-    def asked(kind: str) -> list[str]:
+    def asked(kind: str) -> list:
         folder = args.results_dir / f"{kind}-{grid}"
         data = ["--eval_file", folder / f"{kind}.jsonl", "--img_path", folder / "images"]
-        return [*map(str, ["--model_path", model, *data]), "--position_balance", str(args.position_balance).lower()]
+        return ["--model_path", model, *data, "--position_balance", flag]
 
-    def answers(kind: str) -> list[str]:
-        return ["--answers_file", str(args.results_dir / kind / run / f"{args.arm}.jsonl")]
+    def answers(kind: str) -> Path:
+        return args.results_dir / kind / run / f"{args.arm}.jsonl"
 
-    short = ["--max_new_tokens", "3"]
-    yield probe.main, [*asked("probe"), *answers("answers"), *short]
-    yield information_flow.main, [*asked("probe"), *answers("information_flow"), "--limit", str(args.flow_items)]
+    short = ["--max_new_tokens", 3]
+    yield probe.main, [*asked("probe"), "--answers_file", answers("answers"), *short], answers("answers")
+    flow = ["--answers_file", answers("information_flow"), "--limit", args.flow_captions * 2 * grid**2]
+    yield information_flow.main, [*asked("probe"), *flow], answers("information_flow")
     folder = args.results_dir / "perception" / run / args.arm
-    masks = ["--mask_size", str(args.mask_size), "--num_captions", str(args.masked_captions)]
-    yield perception.main, [*asked("probe"), *short, *masks, "--output_dir", str(folder)]
+    masks = ["--mask_size", canvas_of(args.results_dir / f"probe-{grid}") // (2 * grid)]  # half a cell
+    masks += ["--num_captions", args.masked_captions, "--output_dir", folder]
+    yield perception.main, [*asked("probe"), *short, *masks], folder / perception_report.FILE
     if args.arm in TOWERS:  # neither LoRA nor the flag changes what enters the language model
-        yield similarity.main, [*asked("similarity"), *answers("similarity"), "--readout", "linear"]
+        similar = ["--answers_file", answers("similarity"), "--readout", "linear"]
+        yield similarity.main, [*asked("similarity"), *similar], answers("similarity")
+
+
+def canvas_of(folder: Path) -> int:
+    """Side of a probe's canvases, px."""
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_bytes())["identity"]["canvas"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); build the probe by data/build_probe.py") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,9 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--arm", choices=ARMS, required=True, help="; ".join(f"{arm}: {words}" for arm, words in ARMS.items()))
     add("--grids", type=int, nargs="+", default=[3, 4], help="cells a side (%(default)s)")
     add("--sizes", type=int, nargs="+", default=[144, 192], help="of the image, px (%(default)s)")
-    add("--flow_items", type=int, default=450, help="of the probe, whose attention is measured (%(default)s)")
+    add("--flow_captions", type=int, default=20, help="asked for and in vain in all cells, for attention (%(default)s)")
     add("--masked_captions", type=int, default=3, help="in all their cells, covered by squares (%(default)s)")
-    add("--mask_size", type=int, default=140, help="px of the canvas: half a cell (%(default)s)")
     return measure(parser.parse_args(argv))
 
 

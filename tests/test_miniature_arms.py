@@ -30,9 +30,9 @@ def checkpoints(tmp_path):
     return root
 
 
-def call(action, checkpoints, store, seed="4", arm="on"):
+def call(action, checkpoints, store, seed="4", arm="on", *more):
     words = ("--checkpoints", str(checkpoints), "--store", str(store), "--seed", seed, "--arm", arm)
-    miniature_arms.main([action, *words])
+    miniature_arms.main([action, *words, *more])
 
 
 def test_what_comes_back_is_what_was_trained(checkpoints, tmp_path):
@@ -40,7 +40,7 @@ def test_what_comes_back_is_what_was_trained(checkpoints, tmp_path):
     assert sum(file.stat().st_size for file in (tmp_path / "arms").iterdir()) < 1_700_000
     call("restore", tmp_path / "again", tmp_path / "arms")
     trained, _ = load_model(checkpoints / "finetune-4-on", dtype="bfloat16")
-    restored, processor = load_model(tmp_path / "again/finetune-4-on", dtype="bfloat16")
+    restored, processor = load_model(tmp_path / "again/arm-4-on", dtype="bfloat16")
     assert restored.config.position_balance is True
     for name, weight in trained.state_dict().items():
         assert torch.equal(restored.state_dict()[name], weight), name
@@ -61,9 +61,23 @@ def test_an_arm_of_another_tower_is_refused(checkpoints, tmp_path):
 
 def test_an_arm_without_weights_is_the_bundled_model(tmp_path):
     call("restore", tmp_path, miniature_arms.STORE, seed="0", arm="off")
-    bundled, restored = (load_model(path)[0] for path in (miniature_arms.BUNDLED, tmp_path / "finetune-0-off"))
+    bundled, restored = (load_model(path)[0] for path in (miniature_arms.BUNDLED, tmp_path / "arm-0-off"))
     assert restored.config.position_balance is False
     assert all(torch.equal(weight, restored.state_dict()[name]) for name, weight in bundled.state_dict().items())
+
+
+def test_an_arm_to_be_adapted_with_bapa(tmp_path):
+    """The flag in its config.json and nothing else, of the bundled model as of one with weights in the store."""
+    for seed in ("0", "1"):
+        call("restore", tmp_path, miniature_arms.STORE, seed, "off")
+        call("restore", tmp_path, miniature_arms.STORE, seed, "off", "--balanced")
+        plain, balanced = (tmp_path / f"arm-{seed}-off", tmp_path / f"arm-{seed}-off-balanced")
+        configs = [json.loads((folder / "config.json").read_text()) for folder in (plain, balanced)]
+        assert [config.pop("position_balance") for config in configs] == [False, True]
+        assert configs[0] == configs[1]
+        assert (plain / "model.safetensors").read_bytes() == (balanced / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="--balanced: is for restore"):
+        call("keep", tmp_path, tmp_path / "arms", "0", "off", "--balanced")
 
 
 def test_an_arm_that_is_not_there_or_damaged(checkpoints, tmp_path):
@@ -74,13 +88,13 @@ def test_an_arm_that_is_not_there_or_damaged(checkpoints, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="4-on.safetensors: cannot be read"):
         call("restore", tmp_path / "again", tmp_path / "arms")
-    assert not (tmp_path / "again/finetune-4-on").exists()
+    assert not (tmp_path / "again/arm-4-on").exists()
 
 
 def test_every_kept_arm_of_the_repository_loads(tmp_path):
     for path in miniature_arms.STORE.glob("*.json"):
         seed, arm = path.stem.split("-")
         call("restore", tmp_path, miniature_arms.STORE, seed, arm)
-        model, _ = load_model(tmp_path / f"finetune-{seed}-{arm}")
+        model, _ = load_model(tmp_path / f"arm-{seed}-{arm}")
         assert model.config.position_balance is (arm == "on")
     shutil.rmtree(tmp_path)

@@ -25,7 +25,7 @@ def world(tmp_path):
 
 def measure(world, arm, flag):
     words = ["--model_path", world / "model", "--results_dir", world / "results", "--seed", 7, "--grids", 3]
-    words += ["--sizes", 144, "--flow_items", 2, "--masked_captions", 1, "--mask_size", 280]
+    words += ["--sizes", 144, "--flow_captions", 1, "--masked_captions", 1]
     return miniature_measure.main([*map(str, words), "--arm", arm, "--position_balance", flag])
 
 
@@ -38,11 +38,12 @@ def test_two_arms_of_one_model(world):
         assert len(rows) == 180
         made = json.loads((results / f"answers/7/3x3-144/{arm}.jsonl.manifest.json").read_text())
         assert made["position_balance"] is flag
-        assert (results / f"information_flow/7/3x3-144/{arm}.jsonl").read_text().count("\n") == 2
+        assert (results / f"information_flow/7/3x3-144/{arm}.jsonl").read_text().count("\n") == 18
         assert (results / f"perception/7/3x3-144/{arm}/occlusion.jsonl").read_text().count("\n") == 9
         assert (results / f"similarity/7/3x3-144/{arm}.jsonl").is_file() is (arm == "a")
     with pytest.raises(InputError, match="c0.jsonl: is missing"):
         collect(results, 7, 10)
-    before = cost_file(results, 7, "b").read_bytes()
-    assert measure(world, "b", "true") == 0, "goes on where it was"
-    assert json.loads(cost_file(results, 7, "b").read_bytes())["core_hours"] > json.loads(before)["core_hours"] > 0
+    before = {path: path.read_bytes() for path in results.rglob("*.json*")}
+    assert measure(world, "b", "true") == 0, "what is there is not measured again, and costs nothing"
+    assert {path: path.read_bytes() for path in results.rglob("*.json*")} == before
+    assert json.loads(before[cost_file(results, 7, "b")])["core_hours"] > 0

@@ -121,11 +121,11 @@ def test_the_arms_of_the_experiment(run):
     }
     folder = "checkpoints/miniature"
     wanted = {
-        "a": ("finetune-5-off", "false"),
-        "b": ("finetune-5-off", "true"),
+        "a": ("arm-5-off", "false"),
+        "b": ("arm-5-off", "true"),
         "c0": ("lora-5-off-merged", "false"),
         "c": ("lora-5-on-merged", "true"),
-        "d": ("finetune-5-on", "true"),
+        "d": ("arm-5-on", "true"),
     }
     assert measured.keys() == wanted.keys()
     for arm, (model, flag) in wanted.items():
@@ -133,13 +133,17 @@ def test_the_arms_of_the_experiment(run):
         assert "--seed 5 " in measured[arm]
         assert " --grids 3 --sizes 144 " in measured[arm]
     tuned = [line for line in lines if "miniature/lora.yaml" in line]
-    assert all(f"--model_path {folder}/finetune-5-off " in line for line in tuned)
+    assert [line.split("--model_path ")[1].split()[0] for line in tuned] == [
+        f"{folder}/arm-5-off",
+        f"{folder}/arm-5-off-balanced",  # whose config.json says true: an adapter of another flag is not merged
+    ]
     assert ["--position_balance true" in line for line in tuned] == [False, True]
-    merged = [line for line in lines if "merge_lora.py" in line]
-    assert ["--force" in line for line in merged] == [False, True], "its base says false, and would be refused"
     arms = [line.split()[2:] for line in lines if "miniature_arms.py" in line]
     names = ["--checkpoints", folder, "--store", "arms", "--seed", "5", "--arm"]
-    assert arms == [[action, *names, arm] for arm in ("off", "on") for action in ("keep", "restore")]
+    restored = [action[1:] for action in arms if action[0] == "restore"]
+    assert restored == [[*names, "off"], [*names, "off", "--balanced"], [*names, "on"]]
+    trained = [action[1:] for action in arms if action[0] == "keep"]
+    assert trained == [[*names, "off"], [*names, "off"], [*names, "on"]], "which no kept arm stops here"
 
 
 def test_downstream_asks_every_benchmark_with_the_flag_off_and_on(run):

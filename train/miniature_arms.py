@@ -6,7 +6,7 @@
 Arms are trained from one vision tower, the bundled model's, which stays as it is; so what an arm has of its own is its
 language model and its projector: `<seed>-<arm>.safetensors`, bfloat16, 1.5 MB. `<seed>-<arm>.json` says what its stages
 took. An arm without weights of its own is the bundled model. With them, the experiment can be measured again without
-the hours of training.
+the hours of training: of what is restored, `arm-<seed>-<arm>`, never of what was trained, which has more digits.
 """
 
 import argparse
@@ -29,11 +29,6 @@ STORE = BUNDLED / "arms"
 NOT_OF_A_CHECKPOINT = ("README.md", "stages.json", "curves.png")
 
 
-def trained(checkpoints: Path, seed: int, arm: str) -> Path:
-    """The folder of a trained arm."""
-    return checkpoints / f"finetune-{seed}-{arm}"
-
-
 def keep(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
     """Write a trained arm's files into `store`, the description last.
 
@@ -44,7 +39,7 @@ def keep(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
         for stage, folder in STAGES.items()
         if stage != TOWER  # which arms do not have of their own
     }
-    folder = trained(checkpoints, seed, arm)
+    folder = checkpoints / f"finetune-{seed}-{arm}"
     model, _ = load_model(folder, dtype="bfloat16")
     bundled = load_model(BUNDLED, dtype="bfloat16")[0].state_dict()
     own = {}
@@ -63,17 +58,23 @@ def keep(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
     write_json(store / f"{seed}-{arm}.json", description)
 
 
-def restore(checkpoints: Path, store: Path, seed: int, arm: str) -> None:
-    """Write a kept arm as the checkpoint that training it gives, but in bfloat16; whole or not at all."""
+def restore(checkpoints: Path, store: Path, seed: int, arm: str, balanced: bool) -> None:
+    """Write a kept arm as a checkpoint in bfloat16, `arm-<seed>-<arm>` in `checkpoints`; whole or not at all.
+
+    `balanced`: as `arm-<seed>-<arm>-balanced`, with BaPA in its config.json however it was trained.
+    """
     describe(store, seed, arm)  # or there is no such arm
     weights = store / f"{seed}-{arm}.safetensors"
-    with new_folder(trained(checkpoints, seed, arm)) as folder:
+    flag = balanced or arm == "on"
+    with new_folder(checkpoints / f"arm-{seed}-{arm}{'-balanced' if balanced else ''}") as folder:
         if not weights.is_file():
             for file in BUNDLED.iterdir():
                 if file.is_file() and file.name not in NOT_OF_A_CHECKPOINT:
                     shutil.copyfile(file, folder / file.name)
+            config = json.loads((folder / "config.json").read_bytes())
+            write_json(folder / "config.json", config | {"position_balance": flag})
             return
-        model, processor = load_model(BUNDLED, arm == "on", dtype="bfloat16")
+        model, processor = load_model(BUNDLED, flag, dtype="bfloat16")
         with told_as(f"{weights}: cannot be read; get the repository's again", *WEIGHT_ERRORS):
             left_out = model.load_state_dict(load_file(weights), strict=False).missing_keys
         if not all(map(is_towers, left_out)):
@@ -106,14 +107,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("action", choices=("keep", "restore"), help="from --checkpoints into --store, or back")
-    add("--checkpoints", type=Path, required=True, help="where scripts/train_miniature.sh writes")
+    add("--checkpoints", type=Path, required=True, help="where scripts/train_miniature.sh writes; where to restore")
     add("--store", type=Path, default=STORE, help="folder of the kept arms (%(default)s)")
     add("--seed", type=int, required=True, help="of the arm")
     add("--arm", choices=("off", "on"), required=True, help="the flag that it was trained with")
+    add("--balanced", action="store_true", help="restore: with position_balance true, to be adapted with BaPA")
     arguments = vars(parser.parse_args(argv))
-    action = {"keep": keep, "restore": restore}[arguments.pop("action")]
-    action(**arguments)
-    print(f"{arguments['seed']}-{arguments['arm']}: {action.__name__} done")
+    if arguments.pop("action") == "restore":
+        restore(**arguments)
+    elif arguments.pop("balanced"):
+        raise InputError("--balanced: is for restore; leave it out")
+    else:
+        keep(**arguments)
 
 
 if __name__ == "__main__":
