@@ -13,14 +13,18 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from data.files import write_json
 from eval import flow_report, perception_report, similarity_report
 from eval.answers import read_yes_no
 from eval.cell_means import cell_means
-from eval.manifest import check_finished
+from eval.entries import entry
+from eval.manifest import check_finished, read_manifest
 from eval.measured import read_measured
-from eval.metrics import compare, measure
+from eval.metrics import Run, compare, measure
 from eval.probe_answers import pair, read_answers
+from eval.probe_statistics import NO_INTERVAL, interval
 from models.errors import ArgumentParser, InputError, run_script
 from models.provenance import provenance, versions
 from train.bundle_miniature import LANGUAGE_MODEL, summary
@@ -34,18 +38,23 @@ ARMS = {
     "c": "a, LoRA with BaPA, tested with BaPA",
     "d": "trained and tested with BaPA",
 }
-# second - first: what the second does to the first.
-PAIRS = (("a", "b"), ("b", "c"), ("a", "c0"), ("c0", "c"), ("a", "d"))
-
-
+# second - first -> what the difference is of.
+PAIRS = {
+    ("a", "b"): "switching BaPA on",
+    ("b", "c"): "then LoRA with it",
+    ("a", "c0"): "LoRA without it, the control",
+    ("c0", "c"): "BaPA, where both had LoRA",
+    ("a", "d"): "training with BaPA",
+}
+CONTRAST = "(c - b) - (c0 - a)"  # what LoRA with BaPA does beyond what LoRA does
 # Arms whose vision tower and projector are their own: neither LoRA nor the flag changes them.
 TOWERS = ("a", "d")
 
 
 def collect(results_dir: Path, seed: int, resamples: int) -> dict:
-    """Condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison) and the studies, arm -> numbers.
+    """Condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison), "code" and the studies, arm -> numbers.
 
-    Raises InputError for a missing file.
+    Raises InputError for a missing file and for rows that are errors.
     """
     answers = results_dir / "answers" / str(seed)
     conditions = sorted(path.name for path in answers.glob("*"))
@@ -71,14 +80,14 @@ def perception(folder: Path, resamples: int) -> dict:
     """Percent of a map's mass in the target's cell, by cell."""
     measured = read_measured(str(folder / perception_report.FILE), {"map": list})
     shares = perception_report.target_shares(measured, perception_report.read_maps(measured))
-    return cell_means(shares, resamples, seed=0).as_dict()
+    return cell_means(shares, resamples, seed=0).as_dict() | {"captions": len(shares)}
 
 
 def flow(path: Path, resamples: int) -> dict:
     """The numbers of eval/flow_report.py and the mean map."""
     run = flow_report.read_flow(str(path), "")
     maps = run.maps.mean(1)
-    numbers = flow_report.describe(maps, run.rows, resamples, seed=0)
+    numbers = flow_report.describe(maps, run.rows, resamples, seed=0) | {"items": len(run.rows)}
     return numbers | {"map": [[round(float(value), 5) for value in line] for line in maps.mean(0)]}
 
 
@@ -98,23 +107,45 @@ def measure_arms(folder: Path, resamples: int) -> dict:
             raise InputError(f"{folder / arm}.jsonl: is missing; scripts/experiment_miniature.sh goes on where it was")
         answers[arm] = read_answers(str(folder / f"{arm}.jsonl"), read_yes_no)
         check_finished(folder / f"{arm}.jsonl", len(answers[arm].replies) + len(answers[arm].errors))
+        if answers[arm].errors:
+            raise InputError(
+                f"{folder / arm}.jsonl: {len(answers[arm].errors)} rows are errors; mend the pictures and ask again"
+            )
     runs = {arm: measure(one, arm, resamples=resamples) for arm, one in answers.items()}
     pairs = {}
     for first, second in PAIRS:
         pair(answers[first], answers[second])  # the same items, or an InputError
-        pairs[f"{second} - {first}"] = brief(compare(runs[first], runs[second]))
-    return {"arms": {arm: brief(run.summary) for arm, run in runs.items()}, "pairs": pairs}
+        pairs[f"{second} - {first}"] = {"numbers": compare(runs[first], runs[second])["numbers"]}
+    pairs[CONTRAST] = {"numbers": contrast(runs)}
+    code = sorted({source for arm in ARMS for source in code_of(folder / f"{arm}.jsonl")})
+    return {"arms": {arm: brief(run.summary) for arm, run in runs.items()}, "pairs": pairs, "code": code}
+
+
+def contrast(runs: dict[str, Run]) -> dict[str, dict]:
+    """CONTRAST, number -> value with its paired interval."""
+    found = {}
+    for name in runs["a"].summary["numbers"]:
+        bounds = (np.nan, np.nan)
+        if name not in NO_INTERVAL:
+            bounds = interval(combined({arm: run.samples[name] for arm, run in runs.items()}))
+        found[name] = entry(combined({arm: run.point[name] for arm, run in runs.items()}), *bounds)
+    return found
+
+
+def combined(of: dict):
+    return of["c"] - of["b"] - (of["c0"] - of["a"])
+
+
+def code_of(answers: Path) -> list[str]:
+    """Commits that wrote the answers, as their manifest says; with `, changed` if files differed from it."""
+    ran = (read_manifest(answers) or {}).get("provenance", [])
+    return [f"{one['git_commit']}{', changed' if one['git_dirty'] else ''}" for one in ran]
 
 
 def brief(summary: dict) -> dict:
-    """What the page shows of a summary or a comparison."""
-    cells = [cell["balanced_accuracy"]["value"] for cell in summary["cells"]]
-    kept = {name: summary[name] for name in ("items", "captions", "unreadable", "null") if name in summary}
-    return kept | {"numbers": summary["numbers"], "cells": cells, "positives": positives(summary)}
-
-
-def positives(summary: dict) -> list[float | None]:
-    return [cell["accuracy"]["value"] for cell in summary["cells"]]
+    """What the page shows of a summary; "positives" are accuracies by cell, percent."""
+    kept = {name: summary[name] for name in ("items", "captions", "unreadable", "null", "numbers")}
+    return kept | {"positives": [cell["accuracy"]["value"] for cell in summary["cells"]]}
 
 
 def cost_file(results_dir: Path, seed: int, arm: str) -> Path:
@@ -123,7 +154,7 @@ def cost_file(results_dir: Path, seed: int, arm: str) -> Path:
 
 
 def measuring(results_dir: Path, seed: int) -> float:
-    """Processor hours that measuring all arms of a seed took."""
+    """Hours of processor time that measuring all arms of a seed took."""
     hours = 0.0
     for arm in ARMS:
         path = cost_file(results_dir, seed, arm)

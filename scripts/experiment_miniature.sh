@@ -6,8 +6,8 @@
 # Arms: a trained and tested with ordinary positions, b the same with BaPA switched on, c0 and c after LoRA with ordinary
 # positions and with BaPA, d trained with BaPA. Trained arms lie in models/miniature/arms; an empty STORE, with CHECKPOINTS,
 # RESULTS and DOCS of its own, trains them anew and keeps them there, many hours on a CPU. LoRA and measuring take hours,
-# too; the same command goes on where it was. To share the work among machines or cores, give each its SEEDS and PAGE=no,
-# and let one write the page in the end.
+# too; the same command goes on where it was. To share the work among machines or cores, give each its SEEDS and PAGE=no
+# (on one machine start the others when the first measures: it draws the world) and let one write the page in the end.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -80,5 +80,7 @@ for seed in $SEEDS; do
         --seed "$seed" --output "$DOCS/miniature/seed_$seed.json"
 done
 [ "$PAGE" = yes ] || exit 0
+[ -f "$DOCS/miniature/findings.md" ] || echo "Not told yet: this is for $DOCS/miniature/findings.md to say." \
+    > "$DOCS/miniature/findings.md"
 python eval/miniature_page.py --results_dir "$DOCS/miniature" --findings "$DOCS/miniature/findings.md" \
     --output "$DOCS/miniature.md"

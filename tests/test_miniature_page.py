@@ -15,35 +15,40 @@ from eval.miniature_results import ARMS
 from models.errors import InputError
 
 CAPTIONS = 6
-WRONG = {"a": 0, "b": 4, "c0": 1, "c": 2, "d": 3}  # captions that an arm finds in no cell
+# Captions that an arm finds in no cell, seed by seed, in each condition.
+WRONG = {
+    "3x3-144": {"a": (0, 1), "b": (4, 5), "c0": (1, 2), "c": (2, 3), "d": (3, 4)},
+    "4x4-192": {"a": (5, 0), "b": (0, 5), "c0": (5, 0), "c": (0, 5), "d": (5, 0)},
+}
 
 
-def write_answers(path: Path, wrong: int) -> None:
+def write_answers(path: Path, wrong: int, grid: int, blind: str) -> None:
+    """`wrong` captions that are found nowhere, and none at all in the cell `blind`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for caption in range(CAPTIONS):
-        for cell, position in enumerate(cell_names(3)):
+        for cell, position in enumerate(cell_names(grid)):
             for answer in ("Yes", "No"):
-                said = "No" if answer == "No" or caption < wrong else "Yes"
+                said = "No" if answer == "No" or caption < wrong or position == blind else "Yes"
                 name = {"id": f"{caption}_{answer}", "image": f"{caption}_{cell}.jpg", "position": position}
                 rows.append(name | {"answer": answer, "prediction": said})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_studies(results: Path, run: str, arm: str, number: int) -> None:
-    """Maps with `number` + 1 parts of 10 in the target's cell, attention to one patch, one similarity."""
+def write_studies(results: Path, run: str, arm: str, number: int, grid: int) -> None:
+    """Of two captions: maps with `number` + 1 parts of 10 in the target's cell, attention to one patch, a cosine."""
     folders = [results / name / run for name in ("perception", "information_flow", "similarity")]
     rows = {folder: [] for folder in folders}
     for caption in range(2):
-        for cell, position in enumerate(cell_names(3)):
+        for cell, position in enumerate(cell_names(grid)):
             row = {"image": f"{caption}_{cell}.jpg", "position": position}
-            map_ = np.full(9, (9 - number) / 80)
+            map_ = np.full(grid**2, (9 - number) / 10 / (grid**2 - 1))
             map_[cell] = (number + 1) / 10
             flow = np.zeros((1, 3, 3), np.float32)
             flow[0, 2, 2] = 0.5
             encoded = base64.b64encode(flow.tobytes()).decode()
             feature = base64.b64encode(np.eye(2, dtype=np.float16)[caption].tobytes()).decode()
-            rows[folders[0]].append(row | {"map": map_.reshape(3, 3).tolist()})
+            rows[folders[0]].append(row | {"map": map_.reshape(grid, grid).tolist()})
             rows[folders[1]].append(row | {"flow": encoded, "shape": [1, 3, 3], "image_share": 0.5})
             rows[folders[2]].append(row | {"similarity": 0.25, "similarity_other": 0.125, "features": feature})
     for folder, file in zip(folders, (f"{arm}/occlusion.jsonl", f"{arm}.jsonl", f"{arm}.jsonl"), strict=True):
@@ -53,10 +58,26 @@ def write_studies(results: Path, run: str, arm: str, number: int) -> None:
 
 @pytest.fixture
 def answers(tmp_path) -> Path:
+    return write_results(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The page and its figures beside answers and seeds."""
+    folder = write_results(tmp_path_factory.mktemp("made"))
+    make_page(folder, collect(folder))
+    return folder
+
+
+def write_results(tmp_path: Path) -> Path:
     for seed in (0, 1):
-        for arm, wrong in WRONG.items():
-            write_answers(tmp_path / "answers" / str(seed) / "3x3-144" / f"{arm}.jsonl", wrong + seed)
-            write_studies(tmp_path, f"{seed}/3x3-144", arm, wrong + seed)
+        for arm in ARMS:
+            for condition, wrong in WRONG.items():
+                grid = int(condition[0])
+                blind = "row2_col3" if arm == "d" and grid == 4 else ""
+                path = tmp_path / "answers" / str(seed) / condition / f"{arm}.jsonl"
+                write_answers(path, wrong[arm][seed], grid, blind)
+                write_studies(tmp_path, f"{seed}/{condition}", arm, wrong[arm][seed], grid)
             cost = miniature_results.cost_file(tmp_path, seed, arm)
             cost.parent.mkdir(parents=True, exist_ok=True)
             write_json(cost, {"core_hours": 0.25})
@@ -67,7 +88,10 @@ def answers(tmp_path) -> Path:
             lines = [{"step": 1, "loss": 2.0, "seconds": 1800.0}, {"step": 2, "loss": 1.0, "seconds": 1800.0}]
             (lora / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (lora / "training.json").write_text("{}")
-            stages = {"language model": {"updates": 30, "hours": 0.5}, "1, projector": {"updates": 7, "hours": 0.25}}
+            stages = {
+                "language model": {"updates": 30, "hours": 0.5, "last_loss": 0.25},
+                "1, projector": {"updates": 7, "hours": 0.25},
+            }
             write_json(tmp_path / "arms" / f"{seed}-{arm}.json", {"stages": stages})
     return tmp_path
 
@@ -80,40 +104,103 @@ def collect(folder: Path) -> Path:
     return folder / "seeds"
 
 
-def test_the_page_says_what_the_answers_say(answers):
+def rows_of(folder: Path, start: str) -> list[str]:
+    """Rows of tables over seeds that start so, or of a seed, where `start` ends with its number."""
+    lines = [line for line in (folder / "page.md").read_text().splitlines() if line.startswith(f"| {start} |")]
+    return [line for line in lines if start[-1].isdigit() or not line.split(" | ")[1].isdigit()]
+
+
+def make_page(answers: Path, seeds: Path) -> str:
+    (answers / "findings.md").write_text("Nobody wins.\n")
+    words = ["--results_dir", str(seeds), "--findings", str(answers / "findings.md")]
+    miniature_page.main([*words, "--output", str(answers / "page.md")])
+    return (answers / "page.md").read_text()
+
+
+def test_the_page_says_what_the_answers_say(made):
+    page = (made / "page.md").read_text()
+    assert "cannot\n\nNobody wins.\n\n![Balanced" in page
+    for place, wrongs in enumerate(WRONG.values()):  # the first of rows alike are the condition of the training
+        for arm, wrong in wrongs.items():
+            cells = 1 - 1 / 16 if arm == "d" and place else 1.0  # all but the blind one
+            shares = sorted(100 * cells * (1 - one / CAPTIONS) for one in wrong)  # of positives
+            balanced = [(share + 100) / 2 for share in shares]
+            row = rows_of(made, f"**{arm}**")[2 * place]
+            assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
+            assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
+            assert ARMS[arm] in page
+    assert "6 captions, 108 questions a seed and arm; perception of 2 captions in all cells, attention in 18" in page
+    assert "6 captions, 192 questions" in page
+    for picture in ("page.svg", "page_cells_3x3-144.svg", "page_cells_4x4-192.svg", "page_flow.svg"):
+        assert (made / picture).stat().st_size > 10_000
+        assert picture in page
+
+
+def test_each_seed_has_its_intervals_and_its_null(made):
+    found = json.loads((made / "seeds/seed_1.json").read_text())["conditions"]["4x4-192"]["arms"]
+    same, biased = (rows_of(made, f"**{arm}** | 1")[2] for arm in ("b", "d"))
+    number = found["b"]["numbers"]["balanced_accuracy"]
+    assert f"| {number['value']:.2f} [{number['low']:.2f}, {number['high']:.2f}] |" in same
+    assert same.endswith("| 1.0000 |"), "shuffled cells vary as much: none differs"
+    assert biased.endswith(f"| {found['d']['null']['variance']['p']:.4f} |")
+    assert found["d"]["null"]["variance"]["p"] < 0.05
+
+
+def test_differences_and_how_many_seeds_show_them(made):
+    page = (made / "page.md").read_text()
+    assert "| -33.33 (-33.33 to -33.33), up 0, down 2 |" in rows_of(made, "b - a")[0]
+    assert "| +0.00 (-41.67 to +41.67), up 1, down 1 |" in rows_of(made, "b - a")[1]
+    assert "| +0.00 (+0.00 to +0.00), up 0, down 0 |" in rows_of(made, "c0 - a")[1]
+    assert "| +25.00 (+25.00 to +25.00), up 2, down 0 |" in rows_of(made, "(c - b) - (c0 - a)")[0]
+    # Two conditions, two seeds, six differences and five numbers that have intervals.
+    assert "There are 120 such intervals" in page
+    assert "differs by 8.33 points between the seeds" in page
+
+
+def test_studies_and_costs(made):
+    page = (made / "page.md").read_text()
+    assert rows_of(made, "**c**")[1].startswith("| **c** | 35.00 (30.00 to 40.00) | 0.00 (0.00 to 0.00) | ")
+    assert rows_of(made, "**c**")[1].endswith("| 50.00 (50.00 to 50.00) |")
+    assert rows_of(made, "**c**")[3].startswith("| **c** | 35.00 (10.00 to 60.00) |")
+    assert "(evenly: 11.11)" in page
+    assert "(evenly: 6.25)" in page
+    towers = "25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
+    for trained in ("with ordinary positions", "with BaPA"):
+        for condition in ("3x3 cells, image of 144 px", "4x4 cells, image of 192 px"):
+            assert f"| {condition} | {trained} | {towers}" in page
+    for row in (
+        "| language model | 2 | 30 | 0.50 (0.50 to 0.50) | 1.00 |",  # a seed's, not an arm's
+        "| 1, projector | 4 | 7 | 0.25 (0.25 to 0.25) | 1.00 |",
+        "| LoRA | 4 | 2 | 1.00 (1.00 to 1.00) | 4.00 |",
+        "| measuring, a seed | 2 |  | 1.25 (1.25 to 1.25) | 2.50 |",
+        "| all |  |  |  | 8.50 |",
+    ):
+        assert row in page
+    assert "another language model" not in page
+
+
+def test_missing_findings(answers):
     words = ["--results_dir", str(collect(answers)), "--output", str(answers / "page.md")]
     with pytest.raises(InputError, match="--findings .*findings.md: cannot be read"):
         miniature_page.main([*words, "--findings", str(answers / "findings.md")])
-    (answers / "findings.md").write_text("Nobody wins.\n")
-    miniature_page.main([*words, "--findings", str(answers / "findings.md")])
-    page = (answers / "page.md").read_text()
-    assert "cannot\n\nNobody wins.\n\n![Balanced" in page
-    for arm, wrong in WRONG.items():
-        shares = [100 * (1 - (wrong + seed) / CAPTIONS) for seed in (1, 0)]  # of positives, low first
-        balanced = [(share + 100) / 2 for share in shares]
-        row = next(line for line in page.splitlines() if line.startswith(f"| **{arm}** |"))
-        assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
-        assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
-        assert ARMS[arm] in page
-    one = json.loads((answers / "seeds/seed_1.json").read_text())["conditions"]["3x3-144"]["arms"]["b"]
-    row = next(line for line in page.splitlines() if line.startswith("| **b** | 1 |"))
-    number = one["numbers"]["balanced_accuracy"]
-    assert f"| {number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f}) |" in row
-    assert row.endswith(f"| {one['null']['variance']['p']:.4f} |"), "the cells do not differ"
-    row = next(line for line in page.splitlines() if line.startswith("| b - a |"))
-    assert "-33.33 (-33.33 to -33.33), clear in 2 of 2" in row
-    assert "| language model | 2 | 30 | 0.50 | 1.00 |" in page, "a seed's, not an arm's"
-    assert "| 1, projector | 4 | 7 | 0.25 | 1.00 |" in page
-    assert "| LoRA | 4 | 2 | 1.00 | 4.00 |" in page
-    assert "| measuring | 10 |  | 0.25 | 2.50 |" in page
-    assert "| all |  |  |  | 8.50 |" in page
-    assert "| **c** | 35.0 (30.0 to 40.0) | 0.000 (0.000 to 0.000) | " in page, "perception, one patch's entropy"
-    towers = "| 25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
-    for trained in ("with ordinary positions", "with BaPA"):
-        assert f"| 3x3 cells, image of 144 px | {trained} {towers}" in page
-    for picture in ("page.svg", "page_cells_3x3-144.svg", "page_flow.svg"):
-        assert (answers / picture).stat().st_size > 10_000
-        assert picture in page
+
+
+def test_seeds_that_were_not_measured_alike(answers):
+    seeds = collect(answers)
+    one = json.loads((seeds / "seed_1.json").read_text())
+    for change in ({"seed": 0}, {"conditions": {"3x3-144": one["conditions"]["3x3-144"]}}):
+        write_json(seeds / "seed_1.json", one | change)
+        with pytest.raises(InputError, match="seed_1.json: is not another seed, measured like seed 0"):
+            make_page(answers, seeds)
+
+
+def test_rows_that_are_errors(answers):
+    path = answers / "answers/0/3x3-144/b.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["error"] = rows[0].pop("prediction")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="0/3x3-144/b.jsonl: 1 rows are errors"):
+        collect(answers)
 
 
 def test_language_models_of_two_arms_cost_twice(answers):
@@ -123,6 +210,7 @@ def test_language_models_of_two_arms_cost_twice(answers):
     assert costs["language model"]["hours"] == 0.5
     assert costs["language model, on"]["hours"] == 0.75
     assert "language model, on" not in miniature_results.costs(answers / "checkpoints", answers / "arms", 0)
+    assert "In seed 1 arm d grew from another language model than arm a" in make_page(answers, collect(answers))
 
 
 def test_a_missing_arm_is_named(answers):
