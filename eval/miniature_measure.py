@@ -5,8 +5,8 @@
 
 The data sets are `probe-<grid>` and `similarity-<grid>` below the results' folder, as scripts/experiment_miniature.sh
 builds them; checkpoints at other image sizes come beside the model's. One process for all, since starting takes as long
-as some of them. The same command goes on where it was. Processor time, of what was measured anew, is kept in
-`costs/<seed>/<arm>.json`.
+as some of them. The same command goes on where it was. Processor time is kept in `costs/<seed>/<arm>.json`, without
+parts that a kill interrupted.
 """
 
 import argparse

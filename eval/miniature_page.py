@@ -80,13 +80,14 @@ def cells_figure(name: str, condition: str) -> str:
 
 
 def code(results: dict[int, dict]) -> str:
-    """Which code measured and collected, with which libraries."""
-    measured = {one for result in results.values() for found in result["conditions"].values() for one in found["code"]}
+    """Which code measured and collected, with which libraries, and where answers were computed."""
+    conditions = [found for result in results.values() for found in result["conditions"].values()]
+    measured, ran = ({one for found in conditions for one in found[name]} for name in ("code", "ran"))
     collected = {result["commit"] for result in results.values()}
     libraries = {tuple(sorted((name, one) for name, one in r["versions"].items() if one)) for r in results.values()}
     versions = "; ".join(", ".join(" ".join(one) for one in found) for found in sorted(libraries))
-    commits = [", ".join(sorted(map(str, found))) or "unknown" for found in (measured, collected)]
-    return f"Measured at commit {commits[0]}, collected at {commits[1]}; {versions}; answers in float32 on a CPU."
+    commits = [", ".join(sorted(map(str, found))) for found in (measured, collected)]
+    return f"Measured at commit {commits[0]} in {', '.join(sorted(ran))}, collected at {commits[1]}; {versions}."
 
 
 INTRODUCTION = """# The miniature: BaPA switched on, tuned in, trained in
@@ -101,7 +102,7 @@ cells at 144 px. At 192 px cells of 3x3 are larger than they know them, those of
 4x4 are smaller.
 
 World and vision tower are the same for all seeds; a seed draws the language model, the projector and the order of the
-data. Arm a of seed 0 is the bundled model, whose card has it on 300 captions."""
+data. Of the kept arms, a of seed 0 is the bundled model, whose card has it on 300 captions."""
 
 FIGURE = """Each panel has a scale of its own. Dots are seeds, a line joins the arms of one, bars are means; intervals
 are in the tables."""
@@ -130,9 +131,9 @@ UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at ea
 fitted on; its spread over cells holds noise. Arms that share tower and projector share these numbers."""
 
 COST = """Training and LoRA: hours on the clock, one process on one core; some ran beside other work and took up to
-three times as long as alone. Measuring: hours of processor time. Drawing the world and collecting the numbers, minutes,
-are not in it, nor the vision tower, which is the bundled model's ([its card](../models/miniature/README.md) has its
-cost)."""
+three times as long as alone. Measuring: hours of processor time, without parts that a kill interrupted. Drawing the
+world and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled model's ([its
+card](../models/miniature/README.md) has its cost)."""
 
 COMMANDS = """## Commands
 

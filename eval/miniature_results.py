@@ -46,15 +46,16 @@ PAIRS = {
     ("c0", "c"): "BaPA, where both had LoRA",
     ("a", "d"): "training with BaPA",
 }
+BALANCED = ("b", "c", "d")  # arms tested with BaPA
 CONTRAST = "(c - b) - (c0 - a)"  # what LoRA with BaPA does beyond what LoRA does
 # Arms whose vision tower and projector are their own: neither LoRA nor the flag changes them.
 TOWERS = ("a", "d")
 
 
 def collect(results_dir: Path, seed: int, resamples: int) -> dict:
-    """Condition -> "arms" (arm -> summary), "pairs" ("b - a" -> comparison), "code" and the studies, arm -> numbers.
+    """Condition -> what `measure_arms` and `measure_studies` find in it.
 
-    Raises InputError for a missing file and for rows that are errors.
+    Raises InputError for a missing file, for rows that are errors and for answers with the other flag.
     """
     answers = results_dir / "answers" / str(seed)
     conditions = sorted(path.name for path in answers.glob("*"))
@@ -101,24 +102,27 @@ def similarity(path: Path, resamples: int) -> dict:
 
 
 def measure_arms(folder: Path, resamples: int) -> dict:
-    answers = {}
+    """ "arms" (arm -> summary), "pairs" ("b - a" -> comparison), "code" (commits), "ran" (types on devices)."""
+    answers, code, ran = {}, set(), set()
     for arm in ARMS:
-        if not (folder / f"{arm}.jsonl").is_file():
-            raise InputError(f"{folder / arm}.jsonl: is missing; scripts/experiment_miniature.sh goes on where it was")
-        answers[arm] = read_answers(str(folder / f"{arm}.jsonl"), read_yes_no)
-        check_finished(folder / f"{arm}.jsonl", len(answers[arm].replies) + len(answers[arm].errors))
+        path = folder / f"{arm}.jsonl"
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; scripts/experiment_miniature.sh goes on where it was")
+        answers[arm] = read_answers(str(path), read_yes_no)
+        check_finished(path, len(answers[arm].replies) + len(answers[arm].errors))
         if answers[arm].errors:
-            raise InputError(
-                f"{folder / arm}.jsonl: {len(answers[arm].errors)} rows are errors; mend the pictures and ask again"
-            )
+            raise InputError(f"{path}: {len(answers[arm].errors)} rows are errors; mend the pictures and ask again")
+        manifest = check_flag(path, arm)
+        code.update(code_of(manifest))
+        ran.add(f"{manifest['dtype']} on {manifest['device']}")
     runs = {arm: measure(one, arm, resamples=resamples) for arm, one in answers.items()}
     pairs = {}
     for first, second in PAIRS:
         pair(answers[first], answers[second])  # the same items, or an InputError
         pairs[f"{second} - {first}"] = {"numbers": compare(runs[first], runs[second])["numbers"]}
     pairs[CONTRAST] = {"numbers": contrast(runs)}
-    code = sorted({source for arm in ARMS for source in code_of(folder / f"{arm}.jsonl")})
-    return {"arms": {arm: brief(run.summary) for arm, run in runs.items()}, "pairs": pairs, "code": code}
+    arms = {arm: brief(run.summary) for arm, run in runs.items()}
+    return {"arms": arms, "pairs": pairs, "code": sorted(code), "ran": sorted(ran)}
 
 
 def contrast(runs: dict[str, Run]) -> dict[str, dict]:
@@ -136,10 +140,22 @@ def combined(of: dict):
     return of["c"] - of["b"] - (of["c0"] - of["a"])
 
 
-def code_of(answers: Path) -> list[str]:
-    """Commits that wrote the answers, as their manifest says; with `, changed` if files differed from it."""
-    ran = (read_manifest(answers) or {}).get("provenance", [])
-    return [f"{one['git_commit']}{', changed' if one['git_dirty'] else ''}" for one in ran]
+def check_flag(answers: Path, arm: str) -> dict:
+    """The manifest of an arm's answers. Raises InputError if they were given with the other flag, or it is missing."""
+    manifest = read_manifest(answers)
+    if manifest is None:
+        raise InputError(f"{answers}: has no manifest; scripts/experiment_miniature.sh asks again without the answers")
+    if manifest["position_balance"] != (arm in BALANCED):
+        raise InputError(
+            f"{answers}: was asked with position_balance {str(manifest['position_balance']).lower()}, which is not arm "
+            f"{arm}; remove it, and scripts/experiment_miniature.sh asks again"
+        )
+    return manifest
+
+
+def code_of(manifest: dict) -> list[str]:
+    """Commits that wrote the answers; with `, changed` if files differed from it."""
+    return [f"{one['git_commit']}{', changed' if one['git_dirty'] else ''}" for one in manifest["provenance"]]
 
 
 def brief(summary: dict) -> dict:

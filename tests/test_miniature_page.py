@@ -11,6 +11,7 @@ import pytest
 from data.files import write_json
 from data.grid import cell_names
 from eval import miniature_page, miniature_results
+from eval.manifest import manifest_path
 from eval.miniature_results import ARMS
 from models.errors import InputError
 
@@ -23,7 +24,7 @@ WRONG = {
 
 
 def write_answers(path: Path, wrong: int, grid: int, blind: str) -> None:
-    """`wrong` captions that are found nowhere, and none at all in the cell `blind`."""
+    """`wrong` captions that are found nowhere, and none at all in the cell `blind`; the manifest of the path's arm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for caption in range(CAPTIONS):
@@ -33,6 +34,9 @@ def write_answers(path: Path, wrong: int, grid: int, blind: str) -> None:
                 name = {"id": f"{caption}_{answer}", "image": f"{caption}_{cell}.jpg", "position": position}
                 rows.append(name | {"answer": answer, "prediction": said})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code = [{"git_commit": "0123abc", "git_dirty": path.stem == "d"}]
+    manifest = {"position_balance": path.stem in ("b", "c", "d"), "dtype": "float32", "device": "cpu"}
+    write_json(manifest_path(path), manifest | {"items": len(rows), "provenance": code})
 
 
 def write_studies(results: Path, run: str, arm: str, number: int, grid: int) -> None:
@@ -177,6 +181,22 @@ def test_studies_and_costs(made):
     ):
         assert row in page
     assert "another language model" not in page
+
+
+def test_the_page_names_code_and_device(made):
+    code = (made / "page.md").read_text().splitlines()[-1]
+    assert code.startswith("Measured at commit 0123abc, 0123abc, changed in float32 on cpu, collected at ")
+    assert "transformers 5.17.0" in code
+
+
+def test_answers_with_the_other_flag(answers):
+    path = manifest_path(answers / "answers/1/4x4-192/c.jsonl")
+    write_json(path, json.loads(path.read_text()) | {"position_balance": False})
+    with pytest.raises(InputError, match=r"4x4-192/c.jsonl: was asked with position_balance false, which is not arm c"):
+        collect(answers)
+    path.unlink()
+    with pytest.raises(InputError, match=r"4x4-192/c.jsonl: has no manifest"):
+        collect(answers)
 
 
 def test_missing_findings(answers):
