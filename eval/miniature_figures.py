@@ -43,15 +43,24 @@ def draw_seeds(results: dict[int, dict], path: Path) -> None:
     save(figure, path)
 
 
-def draw_cells(results: dict[int, dict], condition: str, path: Path) -> None:
-    """Accuracy of captions that are there by cell, mean over seeds, one heat map an arm."""
+def draw_cells(results: dict[int, dict], condition: str, path: Path, alone: Path) -> None:
+    """Accuracy of captions that are there by cell, mean over seeds, one heat map an arm: of full canvases into `path`,
+    of pictures alone on theirs into `alone`, on one scale.
+    """
+    full, single = (cells_by_arm(results, condition, kind) for kind in ("arms", "alone"))
+    probe_heatmaps(full, path, scaled_with=single)
+    probe_heatmaps(single, alone, scaled_with=full)
+
+
+def cells_by_arm(results: dict[int, dict], condition: str, kind: str) -> list[Panel]:
     panels = []
     for arm, name in NAMES.items():
-        runs = [found["arms"][arm]["positives"] for found in in_condition(results, condition)]
+        runs = [found[kind][arm]["positives"] for found in in_condition(results, condition)]
         cells = np.mean(np.array(runs, float), axis=0)
         cells = cells.reshape(2 * (math.isqrt(cells.size),))
-        panels.append(Panel(f"{arm}: {name}", f"mean {cells.mean():.2f} %, {len(runs)} seeds", cells))
-    probe_heatmaps(panels, path)
+        where = "full canvases" if kind == "arms" else "alone on the canvas"
+        panels.append(Panel(f"{arm}: {name}", f"{where}: mean {cells.mean():.2f} %, {len(runs)} seeds", cells))
+    return panels
 
 
 def draw_flow(results: dict[int, dict], condition: str, path: Path) -> None:

@@ -47,7 +47,11 @@ def core_hours() -> float:
 
 
 def parts(args: argparse.Namespace, model: Path, size: int, grid: int):
-    """(a script's main, its arguments, the answers it writes) for each measure of one grid and image size."""
+    """(a script's main, its arguments, the answers it writes) for each measure of one grid and image size.
+
+    `alone` is the probe's question about pictures that are alone on the canvas, those of the similarity set: what is
+    even there and not on full canvases is the neighbours' doing.
+    """
     run = Path(str(args.seed)) / f"{grid}x{grid}-{size}"
     flag = str(args.position_balance).lower()
 
@@ -61,6 +65,7 @@ def parts(args: argparse.Namespace, model: Path, size: int, grid: int):
 
     short = ["--max_new_tokens", 3]
     yield probe.main, [*asked("probe"), "--answers_file", answers("answers"), *short], answers("answers")
+    yield probe.main, [*asked("similarity"), "--answers_file", answers("alone"), *short], answers("alone")
     flow = ["--answers_file", answers("information_flow"), "--limit", args.flow_captions * 2 * grid**2]
     yield information_flow.main, [*asked("probe"), *flow], answers("information_flow")
     folder = args.results_dir / "perception" / run / args.arm

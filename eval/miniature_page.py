@@ -19,7 +19,7 @@ from models.errors import ArgumentParser, InputError, run_script
 
 
 def page(results: dict[int, dict], findings: str, name: str) -> str:
-    """The page's Markdown; its figures are `name`.svg, `name`_flow.svg and those of `cells_figure`."""
+    """The page's Markdown; its figures are `name`.svg, `name`_flow.svg and those of `cells_figures`."""
     parts = [introduction(results), "## What it shows, and what it cannot", findings.strip()]
     parts += [f"![Balanced accuracy, variance over cells and flip rate of each seed, by arm]({name}.svg)", FIGURE]
     parts += ["## Answers", ANSWERS.format(**numbers_of_tables(results), pairs=pairs_legend())]
@@ -27,7 +27,9 @@ def page(results: dict[int, dict], findings: str, name: str) -> str:
         parts.append(f"### {described(condition)}{', as trained' if condition == TRAINED else ''}")
         parts += [asked(results, condition), tables.arms_table(results, condition)]
         parts += [tables.pairs_table(results, condition), tables.studies_table(results, condition)]
-        parts.append(f"![Accuracy by cell, mean over seeds, one map an arm]({cells_figure(name, condition)})")
+        full, alone = cells_figures(name, condition)
+        parts.append(f"![Accuracy by cell on full canvases, mean over seeds, one map an arm]({full})")
+        parts.append(f"![The same of pictures alone on the canvas, on the same scale]({alone})")
         parts += folded(tables.seeds_table(results, condition), tables.studies_seeds(results, condition))
     first = described(conditions_of(results)[0])
     parts += ["## Attention", ATTENTION.format(condition=first)]
@@ -64,10 +66,10 @@ def pairs_legend() -> str:
 def asked(results: dict[int, dict], condition: str) -> str:
     """How many questions the tables of a condition rest on."""
     found = in_condition(results, condition)[0]
-    run, masked, flow = found["arms"]["a"], found["perception"]["a"]["captions"], found["flow"]["a"]["items"]
+    run, alone, flow = found["arms"]["a"], found["alone"]["a"]["items"], found["flow"]["a"]["items"]
     return (
-        f"{run['captions']} captions, {run['items']} questions a seed and arm; perception of {masked} captions in all "
-        f"cells, attention in {flow} questions."
+        f"{run['captions']} captions, {run['items']} questions a seed and arm, {alone} about pictures alone; "
+        f"perception of {found['perception']['a']['captions']} captions in all cells, attention in {flow} questions."
     )
 
 
@@ -75,8 +77,9 @@ def folded(*shown: str) -> list[str]:
     return [f"<details><summary>{EACH_SEED}</summary>", *shown, "</details>"]
 
 
-def cells_figure(name: str, condition: str) -> str:
-    return f"{name}_cells_{condition}.svg"
+def cells_figures(name: str, condition: str) -> tuple[str, str]:
+    """File names of full canvases and of pictures alone."""
+    return f"{name}_cells_{condition}.svg", f"{name}_alone_{condition}.svg"
 
 
 def code(results: dict[int, dict]) -> str:
@@ -111,7 +114,8 @@ ANSWERS = """The probe asks about captions that no training data had, in every c
 are not on the canvas. Balanced accuracy and d' are of both; mean, variance, gap, worst cell, flip rate and heat maps of
 those that are there. In round brackets the smallest and the largest of the seeds, in square ones a 95% interval of one
 seed (bootstrap over captions). Gap, worst cell and the plain variance have none: a finite file makes them worse by
-itself.
+itself. "Alone" are the same captions and pictures in the same cells, on canvases that hold nothing else; there all
+captions are on the canvas, and whoever says Yes more often looks better.
 
 The differences:
 
@@ -181,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     draw_seeds(results, output.with_name(f"{name}.svg"))
     draw_flow(results, conditions[0], output.with_name(f"{name}_flow.svg"))
     for condition in conditions:
-        draw_cells(results, condition, output.with_name(cells_figure(name, condition)))
+        draw_cells(results, condition, *map(output.with_name, cells_figures(name, condition)))
     write_atomic(output, page(results, findings, name))
     print(f"written: {output}")
 

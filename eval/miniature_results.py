@@ -3,10 +3,11 @@
     python eval/miniature_results.py --results_dir results/miniature --checkpoints checkpoints/miniature --seed 0 \\
         --output docs/miniature/seed_0.json
 
-scripts/experiment_miniature.sh writes the answers: `answers/<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`, and beside
-`answers` the studies. The numbers are those of eval/metrics.py and eval/plots.py, with their intervals for each seed;
-the page shows how seeds differ. The costs of training come from the kept arms (train/miniature_arms.py), LoRA's from
-its log, those of measuring from what eval/miniature_measure.py keeps.
+scripts/experiment_miniature.sh writes the answers: `answers/<seed>/<grid>x<grid>-<image size>/<arm>.jsonl`, those about
+pictures alone on the canvas likewise below `alone`, and beside them the studies. The numbers are those of
+eval/metrics.py and eval/plots.py, with their intervals for each seed; the page shows how seeds differ. The costs of
+training come from the kept arms (train/miniature_arms.py), LoRA's from its log, those of measuring from what
+eval/miniature_measure.py keeps.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from eval.entries import entry
 from eval.manifest import check_finished, read_manifest
 from eval.measured import read_measured
 from eval.metrics import Run, compare, measure
-from eval.probe_answers import pair, read_answers
+from eval.probe_answers import Answers, pair, read_answers
 from eval.probe_statistics import NO_INTERVAL, interval
 from models.errors import ArgumentParser, InputError, run_script
 from models.provenance import provenance, versions
@@ -62,7 +63,7 @@ def collect(results_dir: Path, seed: int, resamples: int) -> dict:
     if not conditions:
         raise InputError(f"--results_dir {results_dir}: no answers/{seed}; scripts/experiment_miniature.sh writes them")
     return {
-        condition: measure_arms(answers / condition, resamples)
+        condition: measure_arms(results_dir, f"{seed}/{condition}", resamples)
         | measure_studies(results_dir, f"{seed}/{condition}", resamples)
         for condition in conditions
     }
@@ -101,28 +102,38 @@ def similarity(path: Path, resamples: int) -> dict:
     }
 
 
-def measure_arms(folder: Path, resamples: int) -> dict:
-    """ "arms" (arm -> summary), "pairs" ("b - a" -> comparison), "code" (commits), "ran" (types on devices)."""
-    answers, code, ran = {}, set(), set()
-    for arm in ARMS:
-        path = folder / f"{arm}.jsonl"
-        if not path.is_file():
-            raise InputError(f"{path}: is missing; scripts/experiment_miniature.sh goes on where it was")
-        answers[arm] = read_answers(str(path), read_yes_no)
-        check_finished(path, len(answers[arm].replies) + len(answers[arm].errors))
-        if answers[arm].errors:
-            raise InputError(f"{path}: {len(answers[arm].errors)} rows are errors; mend the pictures and ask again")
-        manifest = check_flag(path, arm)
-        code.update(code_of(manifest))
-        ran.add(f"{manifest['dtype']} on {manifest['device']}")
-    runs = {arm: measure(one, arm, resamples=resamples) for arm, one in answers.items()}
+def measure_arms(results_dir: Path, run: str, resamples: int) -> dict:
+    """Of `run`, "<seed>/<condition>": "arms" and "alone" (arm -> summary), "pairs" ("b - a" -> comparison), "code"
+    (commits), "ran" (types on devices).
+    """
+    answers = {arm: answers_of(results_dir / "answers" / run, arm) for arm in ARMS}
+    alone = {arm: answers_of(results_dir / "alone" / run, arm) for arm in ARMS}
+    runs = {arm: measure(one, arm, resamples=resamples) for arm, (one, _) in answers.items()}
     pairs = {}
     for first, second in PAIRS:
-        pair(answers[first], answers[second])  # the same items, or an InputError
+        pair(answers[first][0], answers[second][0])  # the same items, or an InputError
         pairs[f"{second} - {first}"] = {"numbers": compare(runs[first], runs[second])["numbers"]}
     pairs[CONTRAST] = {"numbers": contrast(runs)}
-    arms = {arm: brief(run.summary) for arm, run in runs.items()}
-    return {"arms": arms, "pairs": pairs, "code": sorted(code), "ran": sorted(ran)}
+    manifests = [manifest for found in (answers, alone) for _, manifest in found.values()]
+    return {
+        "arms": {arm: brief(one.summary) for arm, one in runs.items()},
+        "alone": {arm: brief(measure(one, arm, resamples=resamples).summary) for arm, (one, _) in alone.items()},
+        "pairs": pairs,
+        "code": sorted({commit for manifest in manifests for commit in code_of(manifest)}),
+        "ran": sorted({f"{manifest['dtype']} on {manifest['device']}" for manifest in manifests}),
+    }
+
+
+def answers_of(folder: Path, arm: str) -> tuple[Answers, dict]:
+    """Finished answers of an arm without errors, and their manifest. Raises InputError for any other."""
+    path = folder / f"{arm}.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; scripts/experiment_miniature.sh goes on where it was")
+    answers = read_answers(str(path), read_yes_no)
+    check_finished(path, len(answers.replies) + len(answers.errors))
+    if answers.errors:
+        raise InputError(f"{path}: {len(answers.errors)} rows are errors; mend the pictures and ask again")
+    return answers, check_flag(path, arm)
 
 
 def contrast(runs: dict[str, Run]) -> dict[str, dict]:

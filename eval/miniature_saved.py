@@ -48,9 +48,13 @@ def read_results(folder: Path) -> dict[int, dict]:
 
 
 def sizes(result: dict) -> dict:
-    """Condition -> arm -> (captions, questions)."""
+    """Condition -> (kind of answers, arm) -> (captions, questions)."""
     return {
-        condition: {arm: (found["arms"][arm]["captions"], found["arms"][arm]["items"]) for arm in ARMS}
+        condition: {
+            (kind, arm): (found[kind][arm]["captions"], found[kind][arm]["items"])
+            for kind in ("arms", "alone")
+            for arm in ARMS
+        }
         for condition, found in result["conditions"].items()
     }
 

@@ -9,6 +9,8 @@ from eval.markdown import table
 from eval.miniature_results import ARMS, CONTRAST, PAIRS, TOWERS
 from eval.miniature_saved import COLUMNS, conditions_of, described, in_condition, over_seeds
 
+# Number of eval/metrics.py -> its column, of pictures alone on the canvas.
+ALONE = {"mean": "alone: mean over cells, %", "variance_corrected": "alone: variance less noise, %²"}
 PERCEPTION = "perception: share in the target's cell, % (evenly: {:.2f})"
 # Number of eval/flow_report.py -> its column, and what it is multiplied by.
 FLOW = {
@@ -93,10 +95,11 @@ def seeds_table(results: dict[int, dict], condition: str) -> str:
 
 
 def studies_table(results: dict[int, dict], condition: str) -> str:
-    """Perception and information flow by arm."""
+    """Pictures alone on the canvas, perception and information flow by arm."""
     rows = [["arm", *studies_columns(condition)]]
     for arm in ARMS:
-        found = [over_seeds(results, condition, "perception", arm)]
+        found = [over_seeds(results, condition, "alone", arm, "numbers", name) for name in ALONE]
+        found.append(over_seeds(results, condition, "perception", arm))
         found += [factor * over_seeds(results, condition, "flow", arm, name) for name, (_, factor) in FLOW.items()]
         rows.append([f"**{arm}**", *map(spread, found)])
     return table(rows)
@@ -104,7 +107,7 @@ def studies_table(results: dict[int, dict], condition: str) -> str:
 
 def studies_columns(condition: str) -> list[str]:
     grid = int(condition.split("x")[0])
-    return [PERCEPTION.format(100 / grid**2), *(column for column, _ in FLOW.values())]
+    return [*ALONE.values(), PERCEPTION.format(100 / grid**2), *(column for column, _ in FLOW.values())]
 
 
 def studies_seeds(results: dict[int, dict], condition: str) -> str:
@@ -113,7 +116,8 @@ def studies_seeds(results: dict[int, dict], condition: str) -> str:
     for arm in ARMS:
         for seed, found in zip(results, in_condition(results, condition), strict=True):
             flow = found["flow"][arm]
-            entries = [found["perception"][arm], *(times(flow[name], factor) for name, (_, factor) in FLOW.items())]
+            entries = [found["alone"][arm]["numbers"][name] for name in ALONE]
+            entries += [found["perception"][arm], *(times(flow[name], factor) for name, (_, factor) in FLOW.items())]
             rows.append([f"**{arm}**", str(seed), *(show_entry(entry, False) for entry in entries)])
     return table(rows)
 

@@ -36,8 +36,10 @@ def test_two_arms_of_one_model(world):
     for arm, flag in (("a", False), ("b", True)):
         rows = (results / f"answers/7/3x3-144/{arm}.jsonl").read_text().splitlines()
         assert len(rows) == 180
-        made = json.loads((results / f"answers/7/3x3-144/{arm}.jsonl.manifest.json").read_text())
-        assert made["position_balance"] is flag
+        assert (results / f"alone/7/3x3-144/{arm}.jsonl").read_text().count("\n") == 90
+        for kind in ("answers", "alone"):
+            made = json.loads((results / f"{kind}/7/3x3-144/{arm}.jsonl.manifest.json").read_text())
+            assert made["position_balance"] is flag
         assert (results / f"information_flow/7/3x3-144/{arm}.jsonl").read_text().count("\n") == 18
         assert (results / f"perception/7/3x3-144/{arm}/occlusion.jsonl").read_text().count("\n") == 9
         assert (results / f"similarity/7/3x3-144/{arm}.jsonl").is_file() is (arm == "a")

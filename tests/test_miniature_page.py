@@ -23,13 +23,13 @@ WRONG = {
 }
 
 
-def write_answers(path: Path, wrong: int, grid: int, blind: str) -> None:
+def write_answers(path: Path, wrong: int, grid: int, blind: str, asked: tuple[str, ...] = ("Yes", "No")) -> None:
     """`wrong` captions that are found nowhere, and none at all in the cell `blind`; the manifest of the path's arm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for caption in range(CAPTIONS):
         for cell, position in enumerate(cell_names(grid)):
-            for answer in ("Yes", "No"):
+            for answer in asked:
                 said = "No" if answer == "No" or caption < wrong or position == blind else "Yes"
                 name = {"id": f"{caption}_{answer}", "image": f"{caption}_{cell}.jpg", "position": position}
                 rows.append(name | {"answer": answer, "prediction": said})
@@ -81,6 +81,8 @@ def write_results(tmp_path: Path) -> Path:
                 blind = "row2_col3" if arm == "d" and grid == 4 else ""
                 path = tmp_path / "answers" / str(seed) / condition / f"{arm}.jsonl"
                 write_answers(path, wrong[arm][seed], grid, blind)
+                alone = tmp_path / "alone" / path.relative_to(tmp_path / "answers")
+                write_answers(alone, wrong[arm][seed] + 1, grid, "", ("Yes",))
                 write_studies(tmp_path, f"{seed}/{condition}", arm, wrong[arm][seed], grid)
             cost = miniature_results.cost_file(tmp_path, seed, arm)
             cost.parent.mkdir(parents=True, exist_ok=True)
@@ -133,9 +135,9 @@ def test_the_page_says_what_the_answers_say(made):
             assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
             assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
             assert ARMS[arm] in page
-    assert "6 captions, 108 questions a seed and arm; perception of 2 captions in all cells, attention in 18" in page
+    assert "6 captions, 108 questions a seed and arm, 54 about pictures alone; perception of 2 captions" in page
     assert "6 captions, 192 questions" in page
-    for picture in ("page.svg", "page_cells_3x3-144.svg", "page_cells_4x4-192.svg", "page_flow.svg"):
+    for picture in ("page.svg", "page_cells_3x3-144.svg", "page_alone_4x4-192.svg", "page_flow.svg"):
         assert (made / picture).stat().st_size > 10_000
         assert picture in page
 
@@ -163,9 +165,13 @@ def test_differences_and_how_many_seeds_show_them(made):
 
 def test_studies_and_costs(made):
     page = (made / "page.md").read_text()
-    assert rows_of(made, "**c**")[1].startswith("| **c** | 35.00 (30.00 to 40.00) | 0.00 (0.00 to 0.00) | ")
+    # Alone 3 and 4 of 6 captions are not found, at every place.
+    alone = "| 41.67 (33.33 to 50.00) | 0.00 (0.00 to 0.00) |"
+    assert rows_of(made, "**c**")[1].startswith(f"| **c** {alone} 35.00 (30.00 to 40.00) | 0.00 (0.00 to 0.00) | ")
     assert rows_of(made, "**c**")[1].endswith("| 50.00 (50.00 to 50.00) |")
-    assert rows_of(made, "**c**")[3].startswith("| **c** | 35.00 (10.00 to 60.00) |")
+    assert rows_of(made, "**c**")[3].startswith("| **c** | 41.67 (0.00 to 83.33) | ")
+    assert " | 35.00 (10.00 to 60.00) |" in rows_of(made, "**c**")[3]
+    assert rows_of(made, "**d** | 1")[3].startswith("| **d** | 1 | 83.33 ["), "no cell is blind without neighbours"
     assert "(evenly: 11.11)" in page
     assert "(evenly: 6.25)" in page
     towers = "25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
@@ -234,9 +240,10 @@ def test_language_models_of_two_arms_cost_twice(answers):
 
 
 def test_a_missing_arm_is_named(answers):
-    (answers / "answers/1/3x3-144/c0.jsonl").unlink()
-    with pytest.raises(InputError, match=r"1/3x3-144/c0.jsonl: is missing"):
-        collect(answers)
+    for kind in ("alone", "answers"):
+        (answers / kind / "1/3x3-144/c0.jsonl").unlink()
+        with pytest.raises(InputError, match=rf"{kind}/1/3x3-144/c0.jsonl: is missing"):
+            collect(answers)
     assert not (answers / "seeds/seed_1.json").exists()
 
 
