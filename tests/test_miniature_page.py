@@ -102,8 +102,8 @@ def write_results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def collect(folder: Path) -> Path:
-    for seed in (0, 1):
+def collect(folder: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:
+    for seed in seeds:
         words = ["--results_dir", folder, "--checkpoints", folder / "checkpoints", "--store", folder / "arms"]
         words += ["--seed", seed, "--output", folder / "seeds" / f"seed_{seed}.json", "--bootstrap", 50]
         miniature_results.main(list(map(str, words)))
@@ -199,25 +199,25 @@ def test_answers_with_the_other_flag(answers):
     path = manifest_path(answers / "answers/1/4x4-192/c.jsonl")
     write_json(path, json.loads(path.read_text()) | {"position_balance": False})
     with pytest.raises(InputError, match=r"4x4-192/c.jsonl: was asked with position_balance false, which is not arm c"):
-        collect(answers)
+        collect(answers, (1,))
     path.unlink()
     with pytest.raises(InputError, match=r"4x4-192/c.jsonl: has no manifest"):
-        collect(answers)
+        collect(answers, (1,))
 
 
-def test_missing_findings(answers):
-    words = ["--results_dir", str(collect(answers)), "--output", str(answers / "page.md")]
-    with pytest.raises(InputError, match="--findings .*findings.md: cannot be read"):
-        miniature_page.main([*words, "--findings", str(answers / "findings.md")])
+def test_missing_findings(made, tmp_path):
+    words = ["--results_dir", str(made / "seeds"), "--output", str(tmp_path / "page.md")]
+    with pytest.raises(InputError, match="--findings .*none.md: cannot be read"):
+        miniature_page.main([*words, "--findings", str(tmp_path / "none.md")])
 
 
-def test_seeds_that_were_not_measured_alike(answers):
-    seeds = collect(answers)
+def test_seeds_that_were_not_measured_alike(made, tmp_path):
+    seeds = shutil.copytree(made / "seeds", tmp_path / "seeds")
     one = json.loads((seeds / "seed_1.json").read_text())
     for change in ({"seed": 0}, {"conditions": {"3x3-144": one["conditions"]["3x3-144"]}}):
         write_json(seeds / "seed_1.json", one | change)
         with pytest.raises(InputError, match="seed_1.json: is not another seed, measured like seed 0"):
-            make_page(answers, seeds)
+            make_page(tmp_path, seeds)
 
 
 def test_rows_that_are_errors(answers):
@@ -226,7 +226,7 @@ def test_rows_that_are_errors(answers):
     rows[0]["error"] = rows[0].pop("prediction")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="0/3x3-144/b.jsonl: 1 rows are errors"):
-        collect(answers)
+        collect(answers, (0,))
 
 
 def test_language_models_of_two_arms_cost_twice(answers):
@@ -243,26 +243,26 @@ def test_a_missing_arm_is_named(answers):
     for kind in ("alone", "answers"):
         (answers / kind / "1/3x3-144/c0.jsonl").unlink()
         with pytest.raises(InputError, match=rf"{kind}/1/3x3-144/c0.jsonl: is missing"):
-            collect(answers)
+            collect(answers, (1,))
     assert not (answers / "seeds/seed_1.json").exists()
 
 
 def test_a_missing_study_is_named(answers):
     (answers / "information_flow/0/3x3-144/d.jsonl").unlink()
     with pytest.raises(InputError, match=r"information_flow/0/3x3-144/d.jsonl: no such file"):
-        collect(answers)
+        collect(answers, (0,))
 
 
 def test_a_missing_cost_is_named(answers):
     miniature_results.cost_file(answers, 1, "b").unlink()
     with pytest.raises(InputError, match=r"costs/1/b.json: cannot be read"):
-        collect(answers)
+        collect(answers, (1,))
 
 
 def test_no_answers(answers):
     shutil.rmtree(answers / "answers/0")
     with pytest.raises(InputError, match="no answers/0"):
-        collect(answers)
+        collect(answers, (0,))
 
 
 def test_no_seeds(tmp_path):
