@@ -49,8 +49,8 @@ def core_hours() -> float:
 def parts(args: argparse.Namespace, model: Path, size: int, grid: int):
     """(a script's main, its arguments, the answers it writes) for each measure of one grid and image size.
 
-    `alone` is the probe's question about pictures that are alone on the canvas, those of the similarity set: what is
-    even there and not on full canvases is the neighbours' doing.
+    `alone` is the probe's question about pictures that are alone on the canvas, those of the similarity set: it tells
+    an effect of places from one of neighbours.
     """
     run = Path(str(args.seed)) / f"{grid}x{grid}-{size}"
     flag = str(args.position_balance).lower()

@@ -26,10 +26,11 @@ def page(results: dict[int, dict], findings: str, name: str) -> str:
     for condition in conditions_of(results):
         parts.append(f"### {described(condition)}{', as trained' if condition == TRAINED else ''}")
         parts += [asked(results, condition), tables.arms_table(results, condition)]
-        parts += [tables.pairs_table(results, condition), tables.studies_table(results, condition)]
+        parts += [tables.pairs_table(results, condition), tables.places_table(results, condition)]
         full, alone = cells_figures(name, condition)
         parts.append(f"![Accuracy by cell on full canvases, mean over seeds, one map an arm]({full})")
         parts.append(f"![The same of pictures alone on the canvas, on the same scale]({alone})")
+        parts.append(tables.studies_table(results, condition))
         parts += folded(tables.seeds_table(results, condition), tables.studies_seeds(results, condition))
     first = described(conditions_of(results)[0])
     parts += ["## Attention", ATTENTION.format(condition=first)]
@@ -115,7 +116,9 @@ are not on the canvas. Balanced accuracy and d' are of both; mean, variance, gap
 those that are there. In round brackets the smallest and the largest of the seeds, in square ones a 95% interval of one
 seed (bootstrap over captions). Gap, worst cell and the plain variance have none: a finite file makes them worse by
 itself. "Alone" are the same captions and pictures in the same cells, on canvases that hold nothing else; there all
-captions are on the canvas, and whoever says Yes more often looks better.
+captions are on the canvas, and whoever says Yes more often looks better. Points, and the variance that is made of them,
+shrink near 100% and near 0%, of a better model by themselves; log odds do not, and say whether places differ less or
+the model is only better.
 
 The differences:
 

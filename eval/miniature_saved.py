@@ -1,6 +1,7 @@
 """The saved results of the miniature's experiment, as eval/miniature_results.py writes them, for tables and figures."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from eval.miniature_results import ARMS
 from models.errors import InputError
 
 TRAINED = "3x3-144"  # the condition of the training data
+PLACES = {"corners": 2, "edges": 1, "inner": 0}  # cells by how many sides of the canvas they touch
 # Number of eval/metrics.py -> its column.
 COLUMNS = {
     "balanced_accuracy": "balanced accuracy, %",
@@ -77,6 +79,24 @@ def over_seeds(results: dict[int, dict], condition: str, *path: str) -> np.ndarr
             entry = entry[name]
         found.append(entry["value"])
     return np.array(found, float)
+
+
+def by_place(results: dict[int, dict], condition: str, kind: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of captions that are there, (seeds, PLACES) accuracies in percent, and their log odds.
+
+    Log odds have half a question added on either side, so that none is infinite.
+    """
+    found = [one[kind][arm] for one in in_condition(results, condition)]
+    cells = np.array([one["positives"] for one in found], float)
+    grid = math.isqrt(cells.shape[1])
+    rim = np.isin(np.arange(grid), (0, grid - 1)).astype(int)
+    sides = np.add.outer(rim, rim).ravel()  # of the canvas that a cell touches
+    places = np.stack([cells[:, sides == touched].mean(1) for touched in PLACES.values()], axis=1)
+    asked = np.array([one["captions"] for one in found])[:, None] * [
+        (sides == touched).sum() for touched in PLACES.values()
+    ]
+    right = places / 100 * asked
+    return places, np.log((right + 0.5) / (asked - right + 0.5))
 
 
 def described(condition: str) -> str:

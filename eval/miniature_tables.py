@@ -7,10 +7,12 @@ import numpy as np
 from eval.entries import show_entry, two_decimals
 from eval.markdown import table
 from eval.miniature_results import ARMS, CONTRAST, PAIRS, TOWERS
-from eval.miniature_saved import COLUMNS, conditions_of, described, in_condition, over_seeds
+from eval.miniature_saved import COLUMNS, PLACES, by_place, conditions_of, described, in_condition, over_seeds
 
-# Number of eval/metrics.py -> its column, of pictures alone on the canvas.
-ALONE = {"mean": "alone: mean over cells, %", "variance_corrected": "alone: variance less noise, %²"}
+CANVASES = {"arms": "full", "alone": "alone"}  # kind of answers -> what is around the picture
+# Number of eval/metrics.py -> its column, of captions that are there.
+THERE = ("mean", "variance_corrected")
+LOG_ODDS = "corners less inner, log odds"
 PERCEPTION = "perception: share in the target's cell, % (evenly: {:.2f})"
 # Number of eval/flow_report.py -> its column, and what it is multiplied by.
 FLOW = {
@@ -94,12 +96,23 @@ def seeds_table(results: dict[int, dict], condition: str) -> str:
     return table(rows)
 
 
+def places_table(results: dict[int, dict], condition: str) -> str:
+    """Captions that are there, in corners, at edges and in inner cells, of full canvases and alone on the canvas."""
+    rows = [["arm", "canvas", *(COLUMNS[name] for name in THERE), *(f"{place}, %" for place in PLACES), LOG_ODDS]]
+    for arm in ARMS:
+        for kind, canvas in CANVASES.items():
+            found = [over_seeds(results, condition, kind, arm, "numbers", name) for name in THERE]
+            places, odds = by_place(results, condition, kind, arm)
+            cells = [*map(spread, [*found, *places.T]), spread(odds[:, 0] - odds[:, -1], signed=True)]
+            rows.append([f"**{arm}**", canvas, *cells])
+    return table(rows)
+
+
 def studies_table(results: dict[int, dict], condition: str) -> str:
-    """Pictures alone on the canvas, perception and information flow by arm."""
+    """Perception and information flow by arm."""
     rows = [["arm", *studies_columns(condition)]]
     for arm in ARMS:
-        found = [over_seeds(results, condition, "alone", arm, "numbers", name) for name in ALONE]
-        found.append(over_seeds(results, condition, "perception", arm))
+        found = [over_seeds(results, condition, "perception", arm)]
         found += [factor * over_seeds(results, condition, "flow", arm, name) for name, (_, factor) in FLOW.items()]
         rows.append([f"**{arm}**", *map(spread, found)])
     return table(rows)
@@ -107,7 +120,7 @@ def studies_table(results: dict[int, dict], condition: str) -> str:
 
 def studies_columns(condition: str) -> list[str]:
     grid = int(condition.split("x")[0])
-    return [*ALONE.values(), PERCEPTION.format(100 / grid**2), *(column for column, _ in FLOW.values())]
+    return [PERCEPTION.format(100 / grid**2), *(column for column, _ in FLOW.values())]
 
 
 def studies_seeds(results: dict[int, dict], condition: str) -> str:
@@ -116,8 +129,7 @@ def studies_seeds(results: dict[int, dict], condition: str) -> str:
     for arm in ARMS:
         for seed, found in zip(results, in_condition(results, condition), strict=True):
             flow = found["flow"][arm]
-            entries = [found["alone"][arm]["numbers"][name] for name in ALONE]
-            entries += [found["perception"][arm], *(times(flow[name], factor) for name, (_, factor) in FLOW.items())]
+            entries = [found["perception"][arm], *(times(flow[name], factor) for name, (_, factor) in FLOW.items())]
             rows.append([f"**{arm}**", str(seed), *(show_entry(entry, False) for entry in entries)])
     return table(rows)
 

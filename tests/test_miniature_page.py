@@ -131,7 +131,7 @@ def test_the_page_says_what_the_answers_say(made):
             cells = 1 - 1 / 16 if arm == "d" and place else 1.0  # all but the blind one
             shares = sorted(100 * cells * (1 - one / CAPTIONS) for one in wrong)  # of positives
             balanced = [(share + 100) / 2 for share in shares]
-            row = rows_of(made, f"**{arm}**")[2 * place]
+            row = rows_of(made, f"**{arm}**")[4 * place]
             assert f"| {sum(balanced) / 2:.2f} ({balanced[0]:.2f} to {balanced[1]:.2f}) |" in row
             assert f"| {sum(shares) / 2:.2f} ({shares[0]:.2f} to {shares[1]:.2f}) |" in row
             assert ARMS[arm] in page
@@ -163,15 +163,22 @@ def test_differences_and_how_many_seeds_show_them(made):
     assert "differs by 8.33 points between the seeds" in page
 
 
+def test_places_on_full_canvases_and_alone(made):
+    even, odd = (rows_of(made, f"**d** | {canvas}")[1] for canvas in ("alone", "full"))
+    everywhere = "41.67 (0.00 to 83.33)"  # 6 and 1 of 6 captions are not found, at no place
+    assert even.startswith(f"| **d** | alone | {everywhere} | 0.00 (0.00 to 0.00) | {everywhere} | {everywhere} | ")
+    assert even.endswith(f"| {everywhere} | +0.00 (+0.00 to +0.00) |")
+    # Of 24 questions at corners 4 and 24, of 24 in inner cells, of which one is blind, 3 and 18.
+    assert " | 58.33 (16.67 to 100.00) | 58.33 (16.67 to 100.00) | 43.75 (12.50 to 75.00) | " in odd
+    odds = [np.log(4.5 / 20.5) - np.log(3.5 / 21.5), np.log(24.5 / 0.5) - np.log(18.5 / 6.5)]
+    assert odd.endswith(f"| {np.mean(odds):+.2f} ({odds[0]:+.2f} to {odds[1]:+.2f}) |")
+
+
 def test_studies_and_costs(made):
     page = (made / "page.md").read_text()
-    # Alone 3 and 4 of 6 captions are not found, at every place.
-    alone = "| 41.67 (33.33 to 50.00) | 0.00 (0.00 to 0.00) |"
-    assert rows_of(made, "**c**")[1].startswith(f"| **c** {alone} 35.00 (30.00 to 40.00) | 0.00 (0.00 to 0.00) | ")
-    assert rows_of(made, "**c**")[1].endswith("| 50.00 (50.00 to 50.00) |")
-    assert rows_of(made, "**c**")[3].startswith("| **c** | 41.67 (0.00 to 83.33) | ")
-    assert " | 35.00 (10.00 to 60.00) |" in rows_of(made, "**c**")[3]
-    assert rows_of(made, "**d** | 1")[3].startswith("| **d** | 1 | 83.33 ["), "no cell is blind without neighbours"
+    assert rows_of(made, "**c**")[3].startswith("| **c** | 35.00 (30.00 to 40.00) | 0.00 (0.00 to 0.00) | ")
+    assert rows_of(made, "**c**")[3].endswith("| 50.00 (50.00 to 50.00) |")
+    assert rows_of(made, "**c**")[7].startswith("| **c** | 35.00 (10.00 to 60.00) |")
     assert "(evenly: 11.11)" in page
     assert "(evenly: 6.25)" in page
     towers = "25.00 (25.00 to 25.00) | 12.50 (12.50 to 12.50) | 12.50 (12.50 to 12.50) | 100.00 (100.00 to 100.00) |"
