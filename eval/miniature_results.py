@@ -27,6 +27,7 @@ from eval.metrics import Run, compare, measure
 from eval.probe_answers import Answers, pair, read_answers
 from eval.probe_statistics import NO_INTERVAL, interval
 from models.errors import ArgumentParser, InputError, run_script
+from models.fingerprint import FLAG
 from models.provenance import provenance, versions
 from train.bundle_miniature import LANGUAGE_MODEL, summary
 from train.miniature_arms import STORE, describe
@@ -156,10 +157,10 @@ def check_flag(answers: Path, arm: str) -> dict:
     manifest = read_manifest(answers)
     if manifest is None:
         raise InputError(f"{answers}: has no manifest; scripts/experiment_miniature.sh asks again without the answers")
-    if manifest["position_balance"] != (arm in BALANCED):
+    if manifest[FLAG] != (arm in BALANCED):
         raise InputError(
-            f"{answers}: was asked with position_balance {str(manifest['position_balance']).lower()}, which is not arm "
-            f"{arm}; remove it, and scripts/experiment_miniature.sh asks again"
+            f"{answers}: was asked with {FLAG} {str(manifest[FLAG]).lower()}, which is not arm {arm}; remove it, and "
+            "scripts/experiment_miniature.sh asks again"
         )
     return manifest
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Draw the figures of README.md anew: positions, the top of the quickstart's page, occlusion maps of the miniature.
+# Draw the figures of README.md anew: positions, the top of the quickstart's page, the miniature's experiment from its
+# saved results, occlusion maps of the miniature.
 #
 #     sh scripts/figures.sh
 #
@@ -18,6 +19,8 @@ FIGURES=${FIGURES:-docs}                 # where to draw
 
 command -v "$BROWSER" >/dev/null || { echo "error: $BROWSER: no such browser; set BROWSER to a Chromium" >&2; exit 2; }
 python eval/position_picture.py --output "$FIGURES/positions.png"
+python eval/miniature_page.py --results_dir docs/miniature --findings docs/miniature/findings.md \
+    --output "$FIGURES/miniature.md"
 
 RESULTS=$RESULTS sh scripts/quickstart.sh
 "$BROWSER" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,980 \

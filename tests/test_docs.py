@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from data.miniature_world import concepts
+from eval import miniature_page, performance_page
 from tests.probe_runs import run_here, write_probe
 from train import sft
 
@@ -73,6 +74,27 @@ def test_readme_names_real_files():
     ]
 
 
+@pytest.mark.parametrize(
+    ("page", "results", "words"),
+    [
+        (miniature_page, "miniature", ["--results_dir", "docs/miniature", "--findings", "docs/miniature/findings.md"]),
+        (
+            performance_page,
+            "performance",
+            ["--results_file", "docs/performance_cpu.json", "--findings", "docs/performance_findings.md"],
+        ),
+    ],
+    ids=["miniature", "performance"],
+)
+def test_pages_are_made_of_their_saved_results(page, results, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page.main([*words, "--output", str(tmp_path / f"{results}.md")])
+    assert (tmp_path / f"{results}.md").read_text() == (ROOT / f"docs/{results}.md").read_text()
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        path.name for path in (ROOT / "docs").glob(f"{results}*.svg")
+    }
+
+
 def test_readme_figures_are_small_and_drawn_by_a_script():
     figures = re.findall(r"!\[(.+?)\]\((docs/.+?)\)", (ROOT / "README.md").read_text())
     script = (ROOT / "scripts/figures.sh").read_text()
@@ -80,7 +102,8 @@ def test_readme_figures_are_small_and_drawn_by_a_script():
     for words, path in figures:
         assert len(words) > 20
         assert (ROOT / path).stat().st_size < 150_000, path
-        assert path.replace("docs/", "$FIGURES/") in script
+        drawn = path.replace("docs/", "$FIGURES/")
+        assert drawn in script or drawn.replace(".svg", ".md") in script, "a page's figures come beside it"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
