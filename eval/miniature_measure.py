@@ -5,8 +5,8 @@
 
 The data sets are `probe-<grid>` and `similarity-<grid>` below the results' folder, as scripts/experiment_miniature.sh
 builds them; checkpoints at other image sizes come beside the model's. One process for all, since starting takes as long
-as some of them. The same command goes on where it was. Processor time is kept in `costs/<seed>/<arm>.json`, without
-parts that a kill interrupted.
+as some of them. The same command goes on where it was. Processor time is kept in `costs/<seed>/<arm>.json`, part by
+part, without those that a kill interrupted.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data.files import write_json
 from eval import information_flow, perception, perception_report, probe, similarity
-from eval.miniature_results import ARMS, TOWERS, cost_file
+from eval.miniature_results import ARMS, TOWERS, cost_file, read_costs
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
 from models.resize import resize
 
@@ -25,7 +25,7 @@ def measure(args: argparse.Namespace) -> int:
     """Measure all of one arm; returns the worst exit status of its parts (see eval/harness.py)."""
     status = 0
     cost = cost_file(args.results_dir, args.seed, args.arm)
-    spent = json.loads(cost.read_bytes())["core_hours"] if cost.is_file() else 0.0
+    spent = read_costs(cost) if cost.is_file() else {}
     cost.parent.mkdir(parents=True, exist_ok=True)
     for size in args.sizes:
         model = args.model_path.with_name(f"{args.model_path.name}-{size}")
@@ -36,8 +36,8 @@ def measure(args: argparse.Namespace) -> int:
                 there, start = answers.is_file(), core_hours()
                 status = max(status, main([str(word) for word in words]))
                 if not there:
-                    spent += core_hours() - start
-                    write_json(cost, {"core_hours": spent})
+                    spent[str(answers.relative_to(args.results_dir))] = core_hours() - start
+                    write_json(cost, spent)
     return status
 
 

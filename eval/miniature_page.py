@@ -21,7 +21,10 @@ from models.errors import ArgumentParser, InputError, run_script
 def page(results: dict[int, dict], findings: str, name: str) -> str:
     """The page's Markdown; its figures are `name`.svg, `name`_flow.svg and those of `cells_figures`."""
     parts = [introduction(results), "## What it shows, and what it cannot", findings.strip()]
-    parts += [f"![Balanced accuracy, variance over cells and flip rate of each seed, by arm]({name}.svg)", FIGURE]
+    parts += [
+        f"![Balanced accuracy, variance over cells less noise and flip rate of each seed, by arm]({name}.svg)",
+        FIGURE,
+    ]
     parts += ["## Answers", ANSWERS.format(**numbers_of_tables(results), pairs=pairs_legend())]
     for condition in conditions_of(results):
         parts.append(f"### {described(condition)}{', as trained' if condition == TRAINED else ''}")
@@ -138,9 +141,9 @@ UNDERSTANDING = """Cosine (hundredths) of a caption and its picture, alone at ea
 fitted on; its spread over cells holds noise. Arms that share tower and projector share these numbers."""
 
 COST = """Training and LoRA: hours on the clock, one process on one core; some ran beside other work and took up to
-three times as long as alone. Measuring: hours of processor time, without parts that a kill interrupted. Drawing the
-world and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled model's ([its
-card](../models/miniature/README.md) has its cost)."""
+three and a half times as long as alone. Measuring: hours of processor time, without parts that a kill interrupted.
+Drawing the world and collecting the numbers, minutes, are not in it, nor the vision tower, which is the bundled
+model's ([its card](../models/miniature/README.md) has its cost)."""
 
 COMMANDS = """## Commands
 

@@ -73,22 +73,26 @@ def collect(results_dir: Path, seed: int, resamples: int) -> dict:
 def measure_studies(results_dir: Path, run: str, resamples: int) -> dict:
     """Perception and information flow of every arm of `run`, "<seed>/<condition>", and similarity of every tower."""
     return {
-        "perception": {arm: perception(results_dir / "perception" / run / arm, resamples) for arm in ARMS},
-        "flow": {arm: flow(results_dir / "information_flow" / run / f"{arm}.jsonl", resamples) for arm in ARMS},
+        "perception": {arm: perception(results_dir / "perception" / run, arm, resamples) for arm in ARMS},
+        "flow": {arm: flow(results_dir / "information_flow" / run, arm, resamples) for arm in ARMS},
         "similarity": {arm: similarity(results_dir / "similarity" / run / f"{arm}.jsonl", resamples) for arm in TOWERS},
     }
 
 
-def perception(folder: Path, resamples: int) -> dict:
+def perception(folder: Path, arm: str, resamples: int) -> dict:
     """Percent of a map's mass in the target's cell, by cell."""
-    measured = read_measured(str(folder / perception_report.FILE), {"map": list})
+    path = folder / arm / perception_report.FILE
+    measured = read_measured(str(path), {"map": list})
+    check_flag(path, arm)
     shares = perception_report.target_shares(measured, perception_report.read_maps(measured))
     return cell_means(shares, resamples, seed=0).as_dict() | {"captions": len(shares)}
 
 
-def flow(path: Path, resamples: int) -> dict:
+def flow(folder: Path, arm: str, resamples: int) -> dict:
     """The numbers of eval/flow_report.py and the mean map."""
+    path = folder / f"{arm}.jsonl"
     run = flow_report.read_flow(str(path), "")
+    check_flag(path, arm)
     maps = run.maps.mean(1)
     numbers = flow_report.describe(maps, run.rows, resamples, seed=0) | {"items": len(run.rows)}
     return numbers | {"map": [[round(float(value), 5) for value in line] for line in maps.mean(0)]}
@@ -112,7 +116,8 @@ def measure_arms(results_dir: Path, run: str, resamples: int) -> dict:
     runs = {arm: measure(one, arm, resamples=resamples) for arm, (one, _) in answers.items()}
     pairs = {}
     for first, second in PAIRS:
-        pair(answers[first][0], answers[second][0])  # the same items, or an InputError
+        for found in (answers, alone):
+            pair(found[first][0], found[second][0])  # the same items, or an InputError
         pairs[f"{second} - {first}"] = {"numbers": compare(runs[first], runs[second])["numbers"]}
     pairs[CONTRAST] = {"numbers": contrast(runs)}
     manifests = [manifest for found in (answers, alone) for _, manifest in found.values()]
@@ -156,7 +161,7 @@ def check_flag(answers: Path, arm: str) -> dict:
     """The manifest of an arm's answers. Raises InputError if they were given with the other flag, or it is missing."""
     manifest = read_manifest(answers)
     if manifest is None:
-        raise InputError(f"{answers}: has no manifest; scripts/experiment_miniature.sh asks again without the answers")
+        raise InputError(f"{answers}: has no manifest; remove it, and scripts/experiment_miniature.sh asks again")
     if manifest[FLAG] != (arm in BALANCED):
         raise InputError(
             f"{answers}: was asked with {FLAG} {str(manifest[FLAG]).lower()}, which is not arm {arm}; remove it, and "
@@ -177,20 +182,23 @@ def brief(summary: dict) -> dict:
 
 
 def cost_file(results_dir: Path, seed: int, arm: str) -> Path:
-    """Where eval/miniature_measure.py keeps the processor time of an arm, `{"core_hours": ...}`."""
+    """Where eval/miniature_measure.py keeps the processor time of an arm, part -> hours."""
     return results_dir / "costs" / str(seed) / f"{arm}.json"
+
+
+def read_costs(path: Path) -> dict[str, float]:
+    """Part -> hours of processor time. Raises InputError if they cannot be read."""
+    try:
+        return {part: float(hours) for part, hours in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); remove it and the arm's answers, and measure the arm again"
+        ) from None
 
 
 def measuring(results_dir: Path, seed: int) -> float:
     """Hours of processor time that measuring all arms of a seed took."""
-    hours = 0.0
-    for arm in ARMS:
-        path = cost_file(results_dir, seed, arm)
-        try:
-            hours += json.loads(path.read_bytes())["core_hours"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); scripts/experiment_miniature.sh writes it") from None
-    return round(hours, 2)
+    return round(sum(sum(read_costs(cost_file(results_dir, seed, arm)).values()) for arm in ARMS), 2)
 
 
 def costs(checkpoints: Path, store: Path, seed: int) -> dict[str, dict]:

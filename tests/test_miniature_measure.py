@@ -48,4 +48,6 @@ def test_two_arms_of_one_model(world):
     before = {path: path.read_bytes() for path in results.rglob("*.json*")}
     assert measure(world, "b", "true") == 0, "what is there is not measured again, and costs nothing"
     assert {path: path.read_bytes() for path in results.rglob("*.json*")} == before
-    assert json.loads(before[cost_file(results, 7, "b")])["core_hours"] > 0
+    parts = json.loads(before[cost_file(results, 7, "b")])
+    kinds = {"answers", "alone", "information_flow", "perception"}
+    assert {part.split("/")[0] for part, hours in parts.items() if hours > 0} == kinds

@@ -34,9 +34,13 @@ def write_answers(path: Path, wrong: int, grid: int, blind: str, asked: tuple[st
                 name = {"id": f"{caption}_{answer}", "image": f"{caption}_{cell}.jpg", "position": position}
                 rows.append(name | {"answer": answer, "prediction": said})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code = [{"git_commit": "0123abc", "git_dirty": path.stem == "d"}]
-    manifest = {"position_balance": path.stem in ("b", "c", "d"), "dtype": "float32", "device": "cpu"}
-    write_json(manifest_path(path), manifest | {"items": len(rows), "provenance": code})
+    write_manifest(path, path.stem, len(rows), "0123abc" if "No" in asked else "4567def")
+
+
+def write_manifest(path: Path, arm: str, items: int, commit: str) -> None:
+    code = [{"git_commit": commit, "git_dirty": arm == "d"}]
+    manifest = {"position_balance": arm in ("b", "c", "d"), "dtype": "float32", "device": "cpu"}
+    write_json(manifest_path(path), manifest | {"items": items, "provenance": code})
 
 
 def write_studies(results: Path, run: str, arm: str, number: int, grid: int) -> None:
@@ -58,6 +62,7 @@ def write_studies(results: Path, run: str, arm: str, number: int, grid: int) -> 
     for folder, file in zip(folders, (f"{arm}/occlusion.jsonl", f"{arm}.jsonl", f"{arm}.jsonl"), strict=True):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows[folder]))
+        write_manifest(folder / file, arm, len(rows[folder]), "0123abc")
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def write_results(tmp_path: Path) -> Path:
                 write_studies(tmp_path, f"{seed}/{condition}", arm, wrong[arm][seed], grid)
             cost = miniature_results.cost_file(tmp_path, seed, arm)
             cost.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cost, {"core_hours": 0.25})
+            write_json(cost, {"answers": 0.125, "alone": 0.125})
     for seed in (0, 1):
         for arm in ("off", "on"):
             lora = tmp_path / "checkpoints" / f"lora-{seed}-{arm}"
@@ -198,18 +203,21 @@ def test_studies_and_costs(made):
 
 def test_the_page_names_code_and_device(made):
     code = (made / "page.md").read_text().splitlines()[-1]
-    assert code.startswith("Measured at commit 0123abc, 0123abc, changed in float32 on cpu, collected at ")
+    commits = "0123abc, 0123abc, changed, 4567def, 4567def, changed"
+    assert code.startswith(f"Measured at commit {commits} in float32 on cpu, collected at ")
     assert "transformers 5.17.0" in code
 
 
-def test_answers_with_the_other_flag(answers):
-    path = manifest_path(answers / "answers/1/4x4-192/c.jsonl")
+@pytest.mark.parametrize("kind", ["answers", "alone", "information_flow", "perception"])
+def test_answers_with_the_other_flag(answers, kind):
+    file = "c/occlusion.jsonl" if kind == "perception" else "c.jsonl"
+    path = manifest_path(answers / kind / "1/4x4-192" / file)
     write_json(path, json.loads(path.read_text()) | {"position_balance": False})
-    with pytest.raises(InputError, match=r"4x4-192/c.jsonl: was asked with position_balance false, which is not arm c"):
-        collect(answers, (1,))
+    with pytest.raises(InputError, match=rf"4x4-192/{file}: was asked with position_balance false, which is not arm c"):
+        miniature_results.collect(answers, 1, 10)
     path.unlink()
-    with pytest.raises(InputError, match=r"4x4-192/c.jsonl: has no manifest"):
-        collect(answers, (1,))
+    with pytest.raises(InputError, match=rf"4x4-192/{file}: has no manifest"):
+        miniature_results.collect(answers, 1, 10)
 
 
 def test_missing_findings(made, tmp_path):
