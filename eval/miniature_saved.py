@@ -91,10 +91,9 @@ def by_place(results: dict[int, dict], condition: str, kind: str, arm: str) -> t
     grid = math.isqrt(cells.shape[1])
     rim = np.isin(np.arange(grid), (0, grid - 1)).astype(int)
     sides = np.add.outer(rim, rim).ravel()  # of the canvas that a cell touches
-    places = np.stack([cells[:, sides == touched].mean(1) for touched in PLACES.values()], axis=1)
-    asked = np.array([one["captions"] for one in found])[:, None] * [
-        (sides == touched).sum() for touched in PLACES.values()
-    ]
+    touching = [sides == touched for touched in PLACES.values()]
+    places = np.stack([cells[:, one].mean(1) for one in touching], axis=1)
+    asked = np.outer([one["captions"] for one in found], [one.sum() for one in touching])
     right = places / 100 * asked
     return places, np.log((right + 0.5) / (asked - right + 0.5))
 

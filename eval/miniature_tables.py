@@ -10,8 +10,7 @@ from eval.miniature_results import ARMS, CONTRAST, PAIRS, TOWERS
 from eval.miniature_saved import COLUMNS, PLACES, by_place, conditions_of, described, in_condition, over_seeds
 
 CANVASES = {"arms": "full", "alone": "alone"}  # kind of answers -> what is around the picture
-# Number of eval/metrics.py -> its column, of captions that are there.
-THERE = ("mean", "variance_corrected")
+THERE = ("mean", "variance_corrected")  # numbers of eval/metrics.py of captions that are there
 LOG_ODDS = "corners less inner, log odds"
 PERCEPTION = "perception: share in the target's cell, % (evenly: {:.2f})"
 # Number of eval/flow_report.py -> its column, and what it is multiplied by.

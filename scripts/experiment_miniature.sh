@@ -80,8 +80,6 @@ for seed in $SEEDS; do
         --seed "$seed" --output "$DOCS/miniature/seed_$seed.json"
 done
 [ "$PAGE" = yes ] || exit 0
-[ -f "$DOCS/miniature/findings.md" ] ||
-    echo "Not told yet: what these numbers show is written by hand, into findings.md." >"$DOCS/miniature/findings.md"
 [ -f "$DOCS/miniature/findings.md" ] || echo "Not told yet: this is for $DOCS/miniature/findings.md to say." \
     > "$DOCS/miniature/findings.md"
 python eval/miniature_page.py --results_dir "$DOCS/miniature" --findings "$DOCS/miniature/findings.md" \
