@@ -10,26 +10,28 @@ positions, and the decoder layers, whose only use of positions is FlashAttention
 """
 
 import inspect
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 
 import torch
 from transformers import conversion_mapping
-from transformers.cache_utils import Cache
 from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from models.conversation import UNKNOWN, next_position_ids, note_next, past_length, placeholder_ids
 from models.positions import balanced_position_ids
 
 
 class Fork:
     """Mixin of the outer classes (`...ForConditionalGeneration`): the inner model becomes the fork's own.
 
-    `vision_tower` and `projector` name the parts of the inner model beside its `language_model`.
+    `tower_name` and `projector_name` name the parts of the inner model beside its `language_model`. (transformers looks
+    for an attribute `vision_tower` itself.)
     """
 
     inner_class: type
-    vision_tower = "vision_tower"
-    projector = "multi_modal_projector"
+    tower_name = "vision_tower"
+    projector_name = "multi_modal_projector"
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
@@ -91,8 +93,7 @@ class BalancedModel:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        upstream_forward = super().forward
-        cls.forward_names = tuple(inspect.signature(upstream_forward).parameters)[1:]
+        cls.forward = balanced_forward(super().forward)
 
     def tokens_per_image(self) -> int:
         """Image tokens of one picture, or of its base view; ValueError if they cannot be known."""
@@ -128,31 +129,45 @@ class BalancedModel:
         create = create_sliding_window_causal_mask if getattr(config, "sliding_window", None) else create_causal_mask
         return create(**packed_mask_arguments(self, ordinary))
 
-    def forward(self, *args, **kwargs):
-        """Upstream's forward, with its signature; with the flag on and no `position_ids`, on balanced ones."""
-        if not self.config.position_balance:
-            return super().forward(*args, **kwargs)
-        return super().forward(**self.balanced_inputs(dict(zip(self.forward_names, args, strict=False)) | kwargs))
+    def balanced_inputs(self, inputs: dict) -> tuple[dict, torch.LongTensor | None]:
+        """forward's arguments by name, with positions and a mask that keeps upstream from looking for packing.
 
-    def balanced_inputs(self, inputs: dict) -> dict:
-        """forward's arguments by name, with positions and a mask that keeps upstream from looking for packing."""
+        Beside them the position that comes next, (batch, 1); None if the caller brought the positions along.
+        """
         input_ids, attention_mask = inputs.get("input_ids"), inputs.get("attention_mask")
         position_ids, past_key_values = inputs.get("position_ids"), inputs.get("past_key_values")
+        following = None
         strategy = getattr(self.config, "vision_feature_select_strategy", None)
         if inputs.get("vision_feature_select_strategy") not in (None, strategy):
             raise ValueError(
                 "position_balance is on: set vision_feature_select_strategy in config.json, not in the call"
             )
         if position_ids is None:
-            require_whole_prompt(input_ids, attention_mask, past_key_values)
-            image_ids = self.image_ids(input_ids, inputs.get("image_sizes"))
-            position_ids = balanced_position_ids(image_ids, attention_mask)
+            known_ids = require_ids(placeholder_ids(self, inputs, self.config.image_token_id))
+            image_ids = self.image_ids(known_ids, inputs.get("image_sizes"))
+            position_ids, following = next_position_ids(image_ids, attention_mask, past_key_values)
         elif attention_mask is None and past_key_values is None and inputs.get("cu_seq_lens_q") is None:
             require_one_sample(position_ids)
         if attention_mask is None and past_key_values is None:
             tokens = inputs["inputs_embeds"][..., 0] if input_ids is None else input_ids
             attention_mask = torch.ones_like(tokens, dtype=torch.long)
-        return inputs | {"attention_mask": attention_mask, "position_ids": position_ids}
+        return inputs | {"attention_mask": attention_mask, "position_ids": position_ids}, following
+
+
+def balanced_forward(upstream_forward: Callable) -> Callable:
+    """`upstream_forward` of an inner model, with its signature; with the flag on, on what `balanced_inputs` gives."""
+    names = tuple(inspect.signature(upstream_forward).parameters)[1:]
+
+    @wraps(upstream_forward)
+    def forward(self, *args, **kwargs):
+        if not self.config.position_balance:
+            return upstream_forward(self, *args, **kwargs)
+        inputs, following = self.balanced_inputs(dict(zip(names, args, strict=False)) | kwargs)
+        output = upstream_forward(self, **inputs)
+        note_next(output, following)
+        return output
+
+    return forward
 
 
 def packed_mask_arguments(inner: torch.nn.Module, ordinary: torch.LongTensor) -> dict:
@@ -168,19 +183,11 @@ def packed_mask_arguments(inner: torch.nn.Module, ordinary: torch.LongTensor) ->
     }
 
 
-def past_length(past_key_values: Cache | None) -> int:
-    """Tokens that the cache holds (0 without a cache)."""
-    return 0 if past_key_values is None else int(past_key_values.get_seq_length())
-
-
-def require_whole_prompt(input_ids, attention_mask, past_key_values) -> None:
-    """Raise ValueError unless forward's arguments say where every image and all padding is."""
-    readable = attention_mask is None or isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
-    if input_ids is None or not readable or past_length(past_key_values) > 0:
-        raise ValueError(
-            "position_balance is on and the images' places are not known: pass `input_ids` of the whole prompt "
-            "with a (batch, seq) attention mask and no filled cache, or pass `position_ids`"
-        )
+def require_ids(input_ids: torch.LongTensor | None) -> torch.LongTensor:
+    """The ids, or ValueError where forward's arguments do not tell where the images are."""
+    if input_ids is None:
+        raise ValueError(UNKNOWN)
+    return input_ids
 
 
 def require_one_sample(position_ids: torch.LongTensor) -> None:

@@ -9,7 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.models.gemma3 import configuration_gemma3 as configuration
 from transformers.models.gemma3 import modeling_gemma3 as upstream
 
-from models.balanced import BalancedGeneration, BalancedModel, packed_mask_arguments, past_length
+from models.balanced import BalancedGeneration, BalancedModel, packed_mask_arguments
+from models.conversation import past_length
 
 
 @strict
@@ -32,9 +33,10 @@ class Gemma3Model(BalancedModel, upstream.Gemma3Model):
         side = round(self.tokens_per_image() ** 0.5)
         return [torch.arange(side**2).view(side, side)] * len(pixel_values)
 
-    def balanced_inputs(self, inputs: dict) -> dict:
+    def balanced_inputs(self, inputs: dict) -> tuple[dict, torch.LongTensor | None]:
         types = whole_types(inputs.get("token_type_ids"), inputs.get("past_key_values"))
-        return super().balanced_inputs(inputs) | {"token_type_ids": types}
+        inputs, following = super().balanced_inputs(inputs)
+        return inputs | {"token_type_ids": types}, following
 
     def packed_mask(self, ordinary: torch.LongTensor, token_type_ids: torch.Tensor, **inputs) -> dict:
         images = upstream.get_block_sequence_ids_for_mask(token_type_ids)
@@ -63,7 +65,7 @@ def whole_types(token_type_ids: torch.Tensor | None, past_key_values) -> torch.T
 
     Upstream counts them from the cache's first token, which would lay a new image's mask over old text.
     """
+    if token_type_ids is None:  # a step of decoding, which asks for the cache's length nowhere else
+        return None
     cached = past_length(past_key_values)
-    if token_type_ids is None or cached == 0:
-        return token_type_ids
     return torch.nn.functional.pad(token_type_ids, (cached, 0))

@@ -58,12 +58,11 @@ class LlavaNextModel(BalancedModel, upstream.LlavaNextModel):
             found.append(places[:, :-1] + tokens_per_image(self.config))
         return found
 
-    def balanced_inputs(self, inputs: dict) -> dict:
-        inputs = super().balanced_inputs(inputs)
+    def balanced_inputs(self, inputs: dict) -> tuple[dict, torch.LongTensor | None]:
         pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
         if pixels is not None and sizes is not None and len(sizes) > len(pixels):
             inputs["image_sizes"] = sizes[-len(pixels) :]  # the others' features are in the cache
-        return inputs
+        return super().balanced_inputs(inputs)
 
 
 class LlavaNextForConditionalGeneration(BalancedGeneration, upstream.LlavaNextForConditionalGeneration):

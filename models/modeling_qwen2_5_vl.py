@@ -11,7 +11,8 @@ from transformers.generation.utils import GenerationMixin
 from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl as configuration
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as upstream
 
-from models.balanced import Fork, conversation_ids, past_length, require_whole_prompt
+from models.balanced import Fork, balanced_forward, conversation_ids, require_ids
+from models.conversation import next_position_ids, past_length, placeholder_ids
 from models.positions import balanced_position_ids, segment_ids
 
 
@@ -72,16 +73,20 @@ class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
         visual = {name: inputs.get(name) for name in names}
         return self.get_rope_index(input_ids, attention_mask=attention_mask, **visual)[0]
 
-    def compute_3d_position_ids(self, **inputs) -> torch.LongTensor | None:
-        """Positions (3, batch, seq) for a forward without any: of the prompt, or after it from a filled cache."""
-        if not self.config.position_balance or past_length(inputs["past_key_values"]) > 0:
-            return super().compute_3d_position_ids(**inputs)
-        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-        require_whole_prompt(input_ids, attention_mask, inputs["past_key_values"])
-        positions, self.rope_deltas = self.get_rope_index(
-            input_ids, video_grid_thw=inputs["video_grid_thw"], attention_mask=attention_mask
-        )
-        return positions
+    def balanced_inputs(self, inputs: dict) -> tuple[dict, torch.LongTensor | None]:
+        """forward's arguments by name with positions (3, batch, seq), and the position that comes next, (batch, 1).
+
+        None in place of the latter if the caller brought positions along, which stay as they are.
+        """
+        if inputs.get("position_ids") is not None:
+            return inputs, None
+        tokens = self.config.image_token_id, self.config.video_token_id
+        image_ids = self.image_ids(require_ids(placeholder_ids(self, inputs, *tokens)), inputs.get("video_grid_thw"))
+        given = inputs.get("attention_mask"), inputs.get("past_key_values")
+        positions, following = next_position_ids(image_ids, *given)
+        return inputs | {"position_ids": positions.expand(3, -1, -1)}, following
+
+    forward = balanced_forward(upstream.Qwen2_5_VLModel.forward)
 
 
 class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditionalGeneration):
@@ -89,8 +94,8 @@ class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditional
 
     config_class = Qwen2_5_VLConfig
     inner_class = Qwen2_5_VLModel
-    vision_tower = "visual"
-    projector = "visual.merger"
+    tower_name = "visual"
+    projector_name = "visual.merger"
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """Ordinary positions (for masks) above the three rotary axes: (4, batch, seq), as upstream lays them out.
@@ -105,7 +110,7 @@ class Qwen2_5_VLForConditionalGeneration(Fork, upstream.Qwen2_5_VLForConditional
         grid = model_kwargs.get("video_grid_thw")
         if past_length(model_kwargs.get("past_key_values")) > 0:
             grid = self._grid_of_conversation(input_ids, grid)
-        positions, self.model.rope_deltas = self.model.get_rope_index(
+        positions, _ = self.model.get_rope_index(
             input_ids, video_grid_thw=grid, attention_mask=model_kwargs.get("attention_mask")
         )
         return torch.cat([ordinary.expand(1, *input_ids.shape), positions])

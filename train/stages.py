@@ -35,12 +35,12 @@ def trainable_model(model: torch.nn.Module, settings: Settings) -> torch.nn.Modu
 
 def tuned_weights(model: torch.nn.Module, settings: Settings) -> list[torch.nn.Parameter]:
     """The weights that stages pretrain and finetune train; LLaVA-NeXT's newline goes with the projector."""
-    weights = [*model.model.get_submodule(model.projector).parameters()]
+    weights = [*model.model.get_submodule(model.projector_name).parameters()]
     weights += [weight for name, weight in model.model.named_parameters(recurse=False) if name == "image_newline"]
     if settings.stage == "finetune":
         weights += [*model.model.language_model.parameters(), *model.lm_head.parameters()]
         if not settings.freeze_vision_tower:
-            weights += [*model.model.get_submodule(model.vision_tower).parameters()]
+            weights += [*model.model.get_submodule(model.tower_name).parameters()]
     return weights
 
 
@@ -49,12 +49,12 @@ def lora_config(model: torch.nn.Module, settings: Settings) -> LoraConfig:
     patterns = [rf"model\.language_model\..*\.({'|'.join(map(re.escape, lora_layers(model, settings)))})"]
     kept = None
     if settings.projector == "full":
-        kept = [model.projector.split(".")[-1]]
+        kept = [model.projector_name.split(".")[-1]]
     elif settings.projector == "lora":
-        layers = linear_layers(model.model.get_submodule(model.projector))
+        layers = linear_layers(model.model.get_submodule(model.projector_name))
         if not layers:
             raise InputError(f"projector: lora: {model.config.model_type}'s has no linear layer; choose full or frozen")
-        patterns.append(rf"model\.{re.escape(model.projector)}\.({'|'.join(map(re.escape, layers))})")
+        patterns.append(rf"model\.{re.escape(model.projector_name)}\.({'|'.join(map(re.escape, layers))})")
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_rank,
@@ -85,7 +85,7 @@ def linear_layers(module: torch.nn.Module) -> list[str]:
 def parameter_groups(model: torch.nn.Module, settings: Settings, decayed: set[str]) -> list[dict]:
     """AdamW's groups of the trained weights: the projector at its own learning rate, no decay but for `decayed`."""
     fork = without_adapter(model)
-    projector = f".{fork.projector}."
+    projector = f".{fork.projector_name}."
     own = settings.projector_learning_rate
     rates = {False: settings.learning_rate, True: settings.learning_rate if own is None else own}
     groups: dict[tuple[bool, bool], list] = {}

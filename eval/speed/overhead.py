@@ -86,7 +86,7 @@ def overhead(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """A row for each family and kind of step; the time with the flag on over that with the flag off."""
     for geometry in FAMILIES:
         model = narrow_model(geometry, device, LAYERS)
-        getattr(model.model, model.vision_tower).requires_grad_(False)
+        getattr(model.model, model.tower_name).requires_grad_(False)
         batch = prompt_of(model, TEXT_TOKENS)
         tokens = batch["input_ids"].shape[1]
 
