@@ -198,22 +198,3 @@ def test_calls_of_different_batch_size_are_two_fresh_models(kit):
         assert all(torch.equal(a, b) for a, b in zip(mine.logits, theirs.logits, strict=True))
         with torch.no_grad():
             assert torch.equal(used(**inputs).logits, fresh(**inputs).logits)
-
-
-def test_decoding_by_hand_after_a_forward_without_positions(kit):
-    """Only Qwen2.5-VL, upstream, remembers an offset for this; the others ask for positions."""
-    model = kit.with_flag(True)
-    for row in (ROWS[2], ROWS[0]):
-        inputs = kit.inputs(row)
-        with torch.no_grad():
-            prefill = model(**inputs, use_cache=True)
-            token = prefill.logits[:, -1:].argmax(-1)
-            step = {"input_ids": token, "past_key_values": prefill.past_key_values}
-            if kit.family != "qwen2_5_vl":
-                with pytest.raises(ValueError, match="or pass `position_ids`"):
-                    model(**step)
-                last = kit.reference_positions(inputs, [row])[:, -1:]
-                step["position_ids"] = last + 1
-            logits = model(**step).logits[:, -1]
-            expected = model(**with_new_tokens(inputs, token), use_cache=False).logits[:, -1]
-        assert (logits - expected).abs().max() < 1e-5
