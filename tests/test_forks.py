@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 import transformers
+from transformers.exporters.utils import decompose_multimodal, is_multimodal
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 from tests.pictures import picture
@@ -251,3 +252,43 @@ def test_embeddings_without_places_are_refused(kit):
     positions = kit.for_upstream(torch.arange(embeddings.shape[1])[None])
     expected = run(kit.upstream, {"inputs_embeds": embeddings}, position_ids=positions)
     assert difference(run(model, {"inputs_embeds": embeddings}, position_ids=positions), expected) < 1e-5
+
+
+def test_transformers_finds_what_it_finds_in_its_own_class(kit):
+    """The parts of the model by their role, for its exporters; and the arguments of both forwards."""
+    for modality in ("image",) + ("video",) * (kit.family == "qwen2_5_vl"):
+        theirs = kit.upstream.get_encoder(modality=modality)
+        assert type(kit.fork.get_encoder(modality=modality)) is type(theirs)
+        assert isinstance(theirs, torch.nn.Module)
+    for mine, theirs in ((kit.fork, kit.upstream), (kit.fork.model, kit.upstream.model)):
+        assert inspect.signature(mine.forward) == inspect.signature(theirs.forward)
+    inputs = kit.inputs(ROWS[1])
+    assert is_multimodal(kit.fork)
+    for flag in (False, True):
+        parts = decompose_multimodal(kit.with_flag(flag), dict(inputs))
+        assert parts.keys() == decompose_multimodal(kit.upstream, dict(inputs)).keys()
+
+
+class Step(torch.nn.Module):
+    """One step of decoding after a short text, with a static cache, as exporters take it."""
+
+    def __init__(self, kit, model):
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        prompt = kit.inputs(("x",))
+        self.cache = transformers.StaticCache(model.config.get_text_config(), prompt["input_ids"].shape[1] + 4)
+        run(self.model, prompt, use_cache=True, past_key_values=self.cache)
+
+    def forward(self, input_ids, position_ids):
+        return self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=self.cache).logits
+
+
+def test_a_decoding_step_with_a_static_cache_can_be_exported(kit):
+    position = torch.tensor([[7]])
+    inputs = {"input_ids": torch.tensor([[50]]), "position_ids": kit.for_upstream(position)}
+    results = []
+    for model in (kit.upstream, kit.with_flag(False), kit.with_flag(True)):
+        exported = torch.export.export(Step(kit, model), (), inputs, strict=False)
+        with torch.no_grad():
+            results.append(exported.module()(**inputs))
+    assert all(torch.equal(result, results[0]) for result in results)
