@@ -18,6 +18,7 @@ from transformers import conversion_mapping
 from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from models.adapters import keep_flag_with_adapters
 from models.conversation import UNKNOWN, next_position_ids, note_next, past_length, placeholder_ids
 from models.positions import balanced_position_ids
 
@@ -37,16 +38,30 @@ class Fork:
         super().__init__(config, *args, **kwargs)
         # The same parameters with other methods: building an inner model of our own would build it twice.
         self.model.__class__ = self.inner_class
+        self.model.prepare()
+        keep_flag_with_adapters()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Upstream's; beside an adapter of transformers' own `add_adapter`, config.json has the flag, too."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self._hf_peft_config_loaded and kwargs.get("is_main_process", True):
+            self.config.save_pretrained(save_directory)
+
+
+class Inner:
+    """Mixin of the inner classes, which also stand alone (AutoModel): `prepare` is what building one takes."""
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Called once, when all parts are there."""
         keep_checkpoint_keys(self)
 
 
 class BalancedGeneration(Fork):
     """`Fork` for the families with one rotary axis: positions at prefill, and beams over several pictures."""
-
-    def __init__(self, config, *args, **kwargs):
-        super().__init__(config, *args, **kwargs)
-        for layer in self.model.language_model.layers:
-            layer.register_forward_pre_hook(partial(hide_position_ids, config), with_kwargs=True)
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """Positions of the whole prompt, (batch, seq); `generate` continues from the last one."""
@@ -88,8 +103,13 @@ class BalancedGeneration(Fork):
         return input_ids, kwargs | {name: tensor[order] for name, tensor in visual.items()}
 
 
-class BalancedModel:
+class BalancedModel(Inner):
     """Mixin of the inner classes with one rotary axis; stands before upstream's class."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        for layer in self.language_model.layers:
+            layer.register_forward_pre_hook(partial(hide_position_ids, self.config), with_kwargs=True)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -235,13 +255,14 @@ def hide_position_ids(config: PretrainedConfig, layer: torch.nn.Module, args: tu
 
 
 def keep_checkpoint_keys(model: torch.nn.Module) -> None:
-    """Give the fork `model` upstream's conversion of checkpoint keys, for loading, saving and adapters.
+    """Give an inner model of a fork, and the fork, upstream's conversion of checkpoint keys: loading, saving, adapters.
 
     transformers 5.17 converts the keys of a class outside its own package only if somebody registered a conversion;
     otherwise weights silently stay random. The fork bears upstream's class names and model type, so registering
     those entries once more, unchanged, is all that is needed.
     """
-    for name in (model.config.model_type, type(model).__name__, type(model.model).__name__):
+    inner = type(model).__name__
+    for name in (model.config.model_type, inner, inner.removesuffix("Model") + "ForConditionalGeneration"):
         conversion = conversion_mapping.get_checkpoint_conversion_mapping(name)
         if conversion is not None:
             conversion_mapping.register_checkpoint_conversion_mapping(name, conversion, overwrite=True)

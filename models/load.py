@@ -1,22 +1,30 @@
 """A checkpoint -> (model, processor). The only place that reads `position_balance` from a config.json."""
 
+import copy
 import json
 import logging
+import sys
 from pathlib import Path
 
+import torch
+import transformers
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.processing_utils import ProcessorMixin
 
 from models import llava_original
+from models.adapters import OLD_WEIGHTS, adapter_base, check_flag_is_known, renamed_config
 from models.errors import InputError
 from models.modeling_gemma3 import Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaForConditionalGeneration, tokens_per_image
@@ -35,10 +43,6 @@ FORKS = {
     "gemma3": Gemma3ForConditionalGeneration,
 }
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-# Adapters of Qwen2.5-VL from transformers up to 4.51 (LLaMA-Factory's of that time); PEFT renames those of the others.
-OLD_ADAPTER_KEYS = {
-    "qwen2_5_vl": {r"^model\.layers\.": "model.language_model.layers.", r"^visual\.": "model.visual."},
-}
 
 
 def load_model(
@@ -75,10 +79,9 @@ def load_model(
     if adapter is not None:
         return load_adapter(path, adapter, position_balance, from_pretrained_arguments, hub)
     config = read_json(path, "config.json", **hub)
-    balance = position_balance
-    if position_balance is None or "position_balance" in config:
-        own_flag = read_flag(path, config)
-        balance = own_flag if position_balance is None else position_balance
+    flag_in(path, config)  # an error also where an argument overrides it
+    balance = read_flag(path, config) if position_balance is None else position_balance
+    check_generation_config(path, **hub)
     if llava_original.is_original_layout(config):
         model, processor = load_llava_original(path, balance, from_pretrained_arguments, hub)
     else:
@@ -90,23 +93,38 @@ def load_model(
 def register_auto_classes() -> None:
     """Make transformers' Auto classes and pipelines of this process build the forks; acts only when called.
 
-    Of AutoModelForImageTextToText, AutoModelForMultimodalLM and, for Gemma3, AutoModelForCausalLM. (AutoModel, which
-    gives the model without its head, stays upstream's.) transformers 5.17 ignores a registration for its own config
-    classes, so the forks' configs take over the types. Where torchvision is missing, its AutoProcessor cannot load
-    Qwen2.5-VL: give the pipeline `load_model`'s processor.
+    Of AutoModelForImageTextToText, AutoModelForMultimodalLM and, for Gemma3, AutoModelForCausalLM; AutoModel gives the
+    fork's model without its head. transformers 5.17 ignores a registration for its own config classes, so the forks'
+    configs take over the types. Libraries that take `architectures` of config.json from the module transformers (TRL)
+    get the forks, too. All of them read the flag in config.json: one that was set in memory alone, on a model that
+    such a library builds again from its path (the reference model of TRL's DPO), is not known to them. Where
+    torchvision is missing, AutoProcessor cannot load Qwen2.5-VL: give the pipeline `load_model`'s processor.
     """
     for model_type, fork in FORKS.items():
         AutoConfig.register(model_type, fork.config_class, exist_ok=True)
         for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
             auto_class.register(fork.config_class, fork, exist_ok=True)
+        AutoModel.register(fork.config_class, fork.inner_class, exist_ok=True)
+        for module in (transformers, sys.modules["transformers"]):  # it puts another object into its own place
+            setattr(module, fork.__name__, fork)
     AutoModelForCausalLM.register(FORKS["gemma3"].config_class, FORKS["gemma3"], exist_ok=True)
 
 
 def read_flag(path: str, config: dict, name: str = "config.json") -> bool:
     """`position_balance` of a config.json (design law 1); absent is false, anything but a JSON boolean an error."""
-    if "position_balance" not in config:
+    flag = flag_in(path, config, name)
+    if flag is None:
         logger.warning('%s/config.json has no "position_balance": running the original model (false)', path)
-        return False
+    return bool(flag)
+
+
+def flag_in(path: str, config: dict, name: str = "config.json") -> bool | None:
+    """`position_balance` of a config.json, None if it does not say; InputError where it cannot be meant so."""
+    for part, settings in config.items():
+        if part.endswith("_config") and isinstance(settings, dict) and "position_balance" in settings:
+            raise InputError(f'{path}/{name}: "position_balance" stands in {part}; write it at the top, beside {part}')
+    if "position_balance" not in config:
+        return None
     value = config["position_balance"]
     if not isinstance(value, bool):
         raise InputError(
@@ -119,7 +137,7 @@ def read_flag(path: str, config: dict, name: str = "config.json") -> bool:
 def stated_flag(path: str, name: str = "config.json", **hub_arguments) -> bool | None:
     """`position_balance` in file `name` of a folder or hub id; None if there is no such file or it does not say."""
     config = read_json(path, name, required=False, **hub_arguments)
-    return None if config is None or "position_balance" not in config else read_flag(path, config, name)
+    return None if config is None else flag_in(path, config, name)
 
 
 def load_transformers(
@@ -136,7 +154,7 @@ def load_transformers(
         if balance and model_type.startswith("llava"):
             with told_as(f"{path}/config.json: position_balance is true, but", ValueError):
                 tokens_per_image(model_config)
-        model = load_weights(fork, path, path, config=model_config, **arguments)
+        model = load_weights(fork, path, path, model_config, **arguments)
         return model, load_processor(path, model.config, **hub)
     if balance:
         raise InputError(
@@ -144,22 +162,44 @@ def load_transformers(
             f"supported: {', '.join(FORKS)}"
         )
     with told_as(unreadable):
-        model_config = AutoConfig.from_pretrained(path, **hub)
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=False, **hub)
     if type(model_config) not in AutoModelForImageTextToText._model_mapping:
         raise InputError(f"{path}/config.json: model_type {model_type!r} is not a model of images and text")
     with told_as(f"{path}: tokenizer or image processor cannot be loaded"):
-        processor = AutoProcessor.from_pretrained(path, **hub)
-    model = load_weights(AutoModelForImageTextToText, path, path, **arguments)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, **hub)
+    model = load_weights(AutoModelForImageTextToText, path, path, model_config, **arguments)
     model.config.position_balance = False
     getattr(processor, "tokenizer", processor).padding_side = "left"
     return model, processor
 
 
-def load_weights(model_class: type, path: str, source: str | None, **arguments) -> PreTrainedModel:
+def check_generation_config(path: str, **hub_arguments) -> None:
+    """InputError for a generation_config.json that cannot be read: transformers would go on without its settings."""
+    values = read_json(path, "generation_config.json", required=False, **hub_arguments)
+    if values is not None:
+        with told_as(f"{path}/generation_config.json: cannot be read; restore it from the checkpoint"):
+            GenerationConfig.from_dict(values)
+
+
+def check_attention(model_class: type, config: PreTrainedConfig, choice) -> None:
+    """InputError unless the attention `choice` (of `attn_implementation`) can be had here, before weights are read."""
+    build = getattr(model_class, "_from_config", None) or model_class.from_config
+    problem = f"attn_implementation={choice!r}: cannot be used here; choose sdpa or eager"
+    with told_as(problem), quiet_transformers(), torch.device("meta"):
+        build(copy.deepcopy(config), attn_implementation=choice)
+
+
+def load_weights(
+    model_class: type, path: str, source: str | None, config: PreTrainedConfig, **arguments
+) -> PreTrainedModel:
     """`from_pretrained(source)` that fails unless every weight was found, in its shape, and none was left over."""
-    with told_as(f"{path}: weights cannot be read; download them again", *WEIGHT_ERRORS), quiet_transformers():
+    if arguments.get("attn_implementation") is not None:
+        check_attention(model_class, config, arguments["attn_implementation"])
+    unreadable = f"{path}: weights cannot be read; download them again"
+    missing_package = f"{path}: cannot be loaded without a package that is not installed here; install it"
+    with told_as(unreadable, *WEIGHT_ERRORS), told_as(missing_package, ImportError), quiet_transformers():
         model, report = model_class.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
     for problem in ("missing", "unexpected", "mismatched"):
         # A mismatched entry is (name, shape in the file, shape in the model).
@@ -182,7 +222,7 @@ def load_llava_original(path: str, balance: bool, arguments: dict, hub: dict) ->
     config.position_balance = balance
     # The hub's arguments have done their work: these weights are at hand.
     arguments = {name: value for name, value in arguments.items() if name not in hub}
-    model = load_weights(FORKS[config.model_type], path, None, config=config, state_dict=state, **arguments)
+    model = load_weights(FORKS[config.model_type], path, None, config, state_dict=state, **arguments)
     model.generation_config = llava_original.generation_config(folder, config, processor)
     model.name_or_path = path
     return model, finish_processor(processor, config, path)
@@ -194,8 +234,9 @@ def load_adapter(
     """A PEFT adapter on its base. The flag: the argument, else the adapter folder's config.json, else the base's."""
     base = adapter_base(path, adapter)
     described = read_json(path, "config.json", required=False, **hub) or {}
-    if position_balance is None and "position_balance" in described:
-        position_balance = read_flag(path, described)
+    if position_balance is None:
+        position_balance = flag_in(path, described)
+        check_flag_is_known(path, adapter, position_balance)
     own = {name: value for name, value in arguments.items() if name not in ("revision", "force_download")}
     if adapter.get("revision"):
         own["revision"] = adapter["revision"]  # which PEFT means for the base
@@ -206,9 +247,9 @@ def load_adapter(
     own_type, base_type = described.get("model_type"), model.config.model_type
     if own_type in FORKS and own_type != base_type:
         raise InputError(f"{path}: an adapter for {own_type}, but {base} is {base_type}; name the base it belongs to")
-    keys = OLD_ADAPTER_KEYS.get(model.config.model_type)
+    keys = OLD_WEIGHTS.get(model.config.model_type)
     with told_as(f"{path}: the adapter cannot be put on {base}"):
-        config = PeftConfig.from_pretrained(path, **hub)
+        config = renamed_config(PeftConfig.from_pretrained(path, **hub), model, path, **hub)
         config.inference_mode = True
         adapted = PeftModel(model, config)
         report = adapted.load_adapter(path, "default", key_mapping=keys, **hub)
@@ -218,16 +259,6 @@ def load_adapter(
         if found:
             raise InputError(f"{path}: {len(found)} {problem} adapter weights (first: {found[0]}) for {base}")
     return adapted.eval(), processor
-
-
-def adapter_base(path: str, adapter: dict) -> str:
-    """The base checkpoint that the adapter_config.json of `path` names; InputError if it names none, or itself."""
-    base = adapter.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise InputError(f"{path}/adapter_config.json: no base_model_name_or_path; write the base checkpoint's path")
-    if Path(base).exists() and Path(base).resolve() == Path(path).resolve():
-        raise InputError(f"{path}/adapter_config.json: base_model_name_or_path is this folder; write the base's path")
-    return base
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl as configuration
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as upstream
 
-from models.balanced import Fork, balanced_forward, conversation_ids, require_ids
+from models.balanced import Fork, Inner, balanced_forward, conversation_ids, require_ids
 from models.conversation import next_position_ids, past_length, placeholder_ids
 from models.positions import balanced_position_ids, segment_ids
 
@@ -23,7 +23,7 @@ class Qwen2_5_VLConfig(configuration.Qwen2_5_VLConfig):
     position_balance: bool = False
 
 
-class Qwen2_5_VLModel(upstream.Qwen2_5_VLModel):
+class Qwen2_5_VLModel(Inner, upstream.Qwen2_5_VLModel):
     """Replaces upstream's inner model: `get_rope_index` and when it is asked."""
 
     config_class = Qwen2_5_VLConfig

@@ -166,7 +166,7 @@ def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
     save_file({name: weight[..., :1].contiguous() for name, weight in weights.items()}, file)
     with pytest.raises(InputError, match="the adapter cannot be put on"):
         load_model(tmp_path)
-    for base, message in ((None, "no base_model"), (str(tmp_path), "is this folder"), ("absent", "its base cannot")):
+    for base, message in ((None, "no base_model"), (str(tmp_path), "leads back"), ("absent", "its base cannot")):
         edit_json(settings, base_model_name_or_path=base)
         with pytest.raises(InputError, match=message):
             load_model(tmp_path)

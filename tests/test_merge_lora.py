@@ -36,8 +36,11 @@ def make_adapter(base: Path, folder: Path, flag: bool | None = False, training: 
             weight.data += 0.1 * torch.randn_like(weight)
     adapted.save_pretrained(folder)
     edit_json(folder / "adapter_config.json", base_model_name_or_path=str(base))
+    (folder / "config.json").unlink()
     if flag is not None:
         (folder / "config.json").write_text(json.dumps({"position_balance": flag}))
+    else:  # as other tools write it
+        edit_json(folder / "adapter_config.json", auto_mapping=None)
     if training:
         described = {"position_balance": flag, "base": {"path": str(base), "files": base_identity(base)}}
         (folder / "training.json").write_text(json.dumps(described))
