@@ -121,7 +121,7 @@ def renamed_config(config: PeftConfig, model: torch.nn.Module, path: str, **hub_
     targets, where = getattr(config, "target_modules", None), f"{path}/adapter_config.json"
     if targets and targets != "all-linear":
         adapted = {_new_name(name, names) for name in _adapted_layers(path, **hub_arguments)}
-        if set(_targeted(targets, layers, where)) != adapted:
+        if set(_targeted(targets, layers, f"{where}: target_modules")) != adapted:
             before = {
                 old + name.removeprefix(new): name
                 for name in layers

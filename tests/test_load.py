@@ -375,3 +375,40 @@ def test_a_tower_of_unknown_token_count_is_refused_only_with_the_flag(tiny_folde
         load_model(folder, position_balance=True)
     with pytest.raises(InputError, match="weights"):
         load_model(folder, position_balance=False)
+
+
+@pytest.mark.parametrize("content", ['{"repetition_penalty": 1.05, "do_sam', "[1]", "", '{"compile_config": 3}'])
+def test_a_broken_generation_config_is_not_passed_over(kit, tmp_path, content):
+    """transformers would generate without the settings of the checkpoint, without a word."""
+    folder = shutil.copytree(kit.folder, tmp_path / "checkpoint")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"generation_config\.json: "):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("choice", ["bogus", "flash_attention_2", "flash_attention_3", "", 3])
+def test_an_attention_that_cannot_be_had(tiny_folders, choice):
+    """(FlashAttention is not installed where the tests run.)"""
+    with pytest.raises(InputError, match=rf"attn_implementation={choice!r}: cannot be used here; choose sdpa or eager"):
+        load_model(tiny_folders["llava"], attn_implementation=choice)
+
+
+def test_a_quantised_checkpoint_without_its_package(tiny_folders, tmp_path):
+    settings = {"quant_method": "awq", "bits": 4}
+    folder = edited(tiny_folders["llava"], tmp_path / "awq", quantization_config=settings)
+    with pytest.raises(InputError, match="a package that is not installed here|cannot be read"):
+        load_model(folder)
+
+
+def test_custom_code_is_never_run_nor_asked_about(tiny_folders, tmp_path):
+    """transformers would ask "run the custom code? [y/N]" on a terminal."""
+    custom = {"AutoConfig": "configuration_custom.CustomConfig"}
+    folder = edited(tiny_folders["llava"], tmp_path / "custom", model_type="custom", auto_map=custom)
+    (folder / "configuration_custom.py").write_text("raise SystemExit('custom code ran')")
+    code = f"from models import load_model; load_model({str(folder)!r}, position_balance=False)"
+    main, terminal = os.openpty()
+    result = subprocess.run([sys.executable, "-c", code], stdin=terminal, capture_output=True, text=True, timeout=100)
+    os.close(main), os.close(terminal)
+    assert "[y/N]" not in result.stdout + result.stderr
+    assert "custom code ran" not in result.stderr
+    assert "InputError" in result.stderr.splitlines()[-1]
