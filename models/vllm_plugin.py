@@ -7,6 +7,7 @@ of its processes. All of vLLM that is touched here is named in HOOKS below; it w
 """
 
 import contextlib
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -29,15 +30,26 @@ CONVERT = (
 
 
 def register() -> None:
-    """Make this process's vLLM read the flag; may be called any number of times. Without vLLM it does nothing."""
-    try:
-        from vllm import ModelRegistry
-        from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-        from vllm.transformers_utils import config as config_readers
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "vllm":
-            raise
+    """Make this process's vLLM read the flag; may be called any number of times. Without vLLM it does nothing.
+
+    vLLM logs what a plug-in raises and goes on. So that no balanced checkpoint is then served with ordinary positions,
+    none can be read in this process any more.
+    """
+    if importlib.util.find_spec("vllm") is None:
         return
+    try:
+        register_hooks()
+    except Exception as error:
+        refuse_balanced_checkpoints(" ".join(str(error).split()) or type(error).__name__)
+        raise
+
+
+def register_hooks() -> None:
+    """Put ours into vLLM's tables of models, settings and readers."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+    from vllm.transformers_utils import config as config_readers
+
     for name in ARCHITECTURES.values():
         ModelRegistry.register_model(name, f"models.vllm_models:{name}")
     # HOOKS. The two are vLLM's own tables, of what to change in the settings of an architecture, and of readers of
@@ -49,6 +61,26 @@ def register() -> None:
     readers = config_readers._CONFIG_FORMAT_TO_CONFIG_PARSER
     if not hasattr(readers["hf"], "refuses_original_layout"):
         readers["hf"] = _refusing_original_layout(readers["hf"])
+
+
+def refuse_balanced_checkpoints(reason: str) -> None:
+    """Make transformers, which reads every config.json for vLLM, refuse those with the flag on; `reason` is told."""
+    from transformers import PreTrainedConfig
+
+    from models.errors import InputError
+
+    read = PreTrainedConfig.get_config_dict.__func__
+
+    def get_config_dict(cls, path, **arguments):
+        config, rest = read(cls, path, **arguments)
+        if config.get("position_balance"):
+            raise InputError(
+                f"{path}/config.json: position_balance is true, but this vLLM cannot run it ({reason}); install "
+                f"vLLM {CHECKED[0]} to {CHECKED[1]}, or write false"
+            )
+        return config, rest
+
+    PreTrainedConfig.get_config_dict = classmethod(get_config_dict)
 
 
 def _reading_flag(upstream: type, balanced: str | None) -> type:

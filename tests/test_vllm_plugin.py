@@ -91,6 +91,34 @@ def test_a_broken_vllm_is_not_taken_for_none(tmp_path):
     assert "a_library_that_is_missing" in ran.stderr
 
 
+@pytest.mark.parametrize("content", ["", "ModelRegistry = None", "import a_library_that_is_missing"])
+def test_a_vllm_without_the_hooks_serves_no_balanced_checkpoint(tmp_path, tiny_folders, content):
+    """vLLM logs that a plug-in has failed, and goes on to read config.json: ordinary positions must not come of it."""
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text(content)
+    for flag in ("true", "false"):
+        (tmp_path / flag).mkdir()
+        config = json.loads((tiny_folders["llava"] / "config.json").read_text())
+        (tmp_path / flag / "config.json").write_text(json.dumps(config | {"position_balance": flag == "true"}))
+    program = (
+        "import contextlib, models.vllm_plugin as plugin\n"
+        "with contextlib.suppress(Exception): plugin.register()\n"
+        "from transformers import AutoConfig, PreTrainedConfig; import sys\n"
+        "AutoConfig.from_pretrained('false'); PreTrainedConfig.get_config_dict('false'); print('read', flush=True)\n"
+        "for read in (AutoConfig.from_pretrained, PreTrainedConfig.get_config_dict):\n"
+        "    try: read('true')\n"
+        "    except ValueError as error: print(error)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    read, *refused = ran.stdout.splitlines()
+    assert read == "read", ran.stderr
+    assert [line.startswith("true/config.json: position_balance is true, but this vLLM") for line in refused] == [
+        True
+    ] * 2
+
+
 def test_the_original_layout_is_refused_with_the_command_that_converts_it(tmp_path):
     folder = build_tiny("llava_next_mistral", tmp_path / "original", layout="llava")
     config = json.loads((folder / "config.json").read_text())
