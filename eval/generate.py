@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,13 +101,6 @@ def load(
         return load_model(model_path, position_balance=position_balance, **arguments)
     except torch.OutOfMemoryError:
         raise InputError(f"{model_path}: does not fit into the memory of {device}; try --dtype bfloat16") from None
-    except (ImportError, ValueError) as error:
-        # The loader gives a reason of transformers as the cause of its own error.
-        cause = error.__cause__ if isinstance(error, InputError) else error
-        if not attn_implementation or not re.search("attn|attention", str(cause), re.IGNORECASE):
-            raise
-        reason = str(cause).split("\n")[0]
-        raise InputError(f"--attn_implementation {attn_implementation}: {reason}") from None
 
 
 def make_greedy(model) -> dict:

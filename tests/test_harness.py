@@ -280,7 +280,10 @@ def test_bad_input_is_one_line_and_status_2(llava, probe, tmp_path):
         (("--device", "gpu"), "--device: 'gpu' is none of"),
         (("--dtype", "int4"), "--dtype: invalid choice"),
         (("--modle_path", "x"), "unrecognized arguments: --modle_path"),
-        (("--attn_implementation", "psychic"), "--attn_implementation psychic"),
+        (
+            ("--attn_implementation", "psychic"),
+            "attn_implementation='psychic': cannot be used here; choose sdpa or eager",
+        ),
         (("--model_path", "no/such/model"), "no/such/model"),
     ],
 )

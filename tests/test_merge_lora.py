@@ -280,3 +280,18 @@ def test_the_command_line(copy, tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "none: no such folder" in line
     assert "Traceback" not in result.stderr
+
+
+def test_a_tied_head_is_refused_by_name(tiny_folders, tmp_path, capsys):
+    """Merged, it would change the embeddings as well; where it has a weight of its own, it is merged."""
+    for family, status in (("gemma3", 2), ("qwen2_5_vl", 0)):
+        base, _ = load_model(tiny_folders[family], position_balance=False)
+        adapter = tmp_path / family
+        get_peft_model(base, LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)).save_pretrained(
+            adapter
+        )
+        if status:
+            with pytest.raises(InputError, match=r"adapts lm_head, whose weight is tied .*tie_word_embeddings"):
+                merge(adapter, tmp_path / f"{family}-merged")
+        else:
+            assert merge(adapter, tmp_path / f"{family}-merged") == 0

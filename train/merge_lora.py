@@ -10,6 +10,7 @@ but for the rounding. Exit status 1 if they are not, 2 for bad input.
 """
 
 import argparse
+import collections
 import gc
 import hashlib
 import json
@@ -17,6 +18,8 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
@@ -64,6 +67,7 @@ def merge(model_path: str, save_model_path: str, model_base: str | None, force: 
     if not Path(base).is_dir():
         check_same_base(model_path, base, revision, trained_on, force)
 
+    check_untied(model_path, model)
     saved_dtype, model = model.dtype, model.float()
     expected = logits(model, processor)
     with model.disable_adapter():
@@ -113,6 +117,18 @@ def agreed_flag(model_path: str, base: str, revision: str | None, force: bool) -
             )
     own = stated[f"{model_path}/config.json"]
     return known[0][1] if known and own is None else own
+
+
+def check_untied(model_path: str, model: PeftModel) -> None:
+    """InputError if a layer that the adapter changes shares its weight with another, which merging would change too."""
+    owners = collections.Counter(id(module._parameters.get("weight")) for module in model.modules())
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and owners[id(module.get_base_layer().weight)] > 1:
+            layer = name.removeprefix("base_model.model.")
+            raise InputError(
+                f"{model_path}: adapts {layer}, whose weight is tied to another layer's (tie_word_embeddings), so that it "
+                "cannot be merged; use the adapter's folder as --model_path"
+            )
 
 
 def check_same_base(model_path: str, base: str, revision: str | None, trained_on: dict, force: bool) -> None:
