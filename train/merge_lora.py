@@ -126,8 +126,8 @@ def check_untied(model_path: str, model: PeftModel) -> None:
         if isinstance(module, BaseTunerLayer) and owners[id(module.get_base_layer().weight)] > 1:
             layer = name.removeprefix("base_model.model.")
             raise InputError(
-                f"{model_path}: adapts {layer}, whose weight is tied to another layer's (tie_word_embeddings), so that it "
-                "cannot be merged; use the adapter's folder as --model_path"
+                f"{model_path}: adapts {layer}, whose weight is tied to another layer's (tie_word_embeddings): "
+                "it cannot be merged; use the adapter's folder as --model_path"
             )
 
 
