@@ -17,7 +17,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from models.errors import InputError
+from models.literal_text import keep_literals
 from models.reading import read_json, told_as
+from models.sentencepiece_tokens import mark_behind_images, match_sentencepiece
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
@@ -103,17 +105,21 @@ def llava_template(config: PreTrainedConfig, tokenizer) -> str | None:
 
 
 def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: str) -> ProcessorMixin:
-    """Set padding side, chat template and geometry, in place; returns the processor.
+    """Set padding side, chat template, geometry and tokens, in place; returns the processor.
 
-    Raises InputError, naming `path`, without a template or if tokenizer and model disagree on the image token.
+    Token ids become those of the family's released pipeline: word marks (models/sentencepiece_tokens.py), what a prompt
+    starts with, literal special tokens as text (models/literal_text.py). Raises InputError, naming `path`, without a
+    template or if tokenizer and model disagree on the image token.
     """
     processor.tokenizer.padding_side = "left"
+    match_sentencepiece(processor.tokenizer)
     if config.model_type in ("llava", "llava_next"):
         vision = config.vision_config
         processor.patch_size = vision.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1 if vision.model_type == "clip_vision_model" else 0
         processor.chat_template = llava_template(config, processor.tokenizer) or processor.chat_template
+        mark_behind_images(processor.tokenizer, processor.image_token)
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if not processor.chat_template:
         raise InputError(f"{path}: no chat template; add the checkpoint's chat_template.jinja (or .json)")
@@ -123,7 +129,40 @@ def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: 
             f"{path}: the tokenizer's image token has id {image_token_id}, config.json says {config.image_token_id}; "
             "tokenizer and model are not of one checkpoint"
         )
+    keep_literals(processor.tokenizer)
+    start_once(processor, config.model_type, path)
     return processor
+
+
+def start_once(processor: ProcessorMixin, model_type: str, path: str) -> None:
+    """Let the tokenizer add what prompts of the family start with, the first token or nothing, and no end, in place.
+
+    Early files of Llama-3's tokenizer leave `<|begin_of_text|>` to the chat template, which LLaVA's has not. A template
+    that writes the token itself keeps it: such prompts are tokenized without special tokens (`has_first_token`).
+    Raises InputError if prompts do not start so after all.
+    """
+    tokenizer = processor.tokenizer
+    first = None if model_type == "qwen2_5_vl" else tokenizer.bos_token
+    expected = [] if first is None else [tokenizer.convert_tokens_to_ids(first)]
+
+    def added() -> bool:
+        return tokenizer("a")["input_ids"] == expected + tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    if not added():
+        tokenizer.add_eos_token, tokenizer.add_bos_token = False, first is not None
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "a"}]}], tokenize=False)
+    ids = tokenizer(text, add_special_tokens=not has_first_token(processor, text))["input_ids"]
+    if not added() or ids[: len(expected)] != expected or (expected and ids.count(expected[0]) > 1):
+        raise InputError(
+            f"{path}: prompts do not start with {first or 'the chat template'} once; restore tokenizer_config.json, "
+            "tokenizer.json and the chat template from the checkpoint"
+        )
+
+
+def has_first_token(processor: ProcessorMixin, text: str) -> bool:
+    """Whether the template has written the tokenizer's first token, so that it must not put another before it."""
+    first = processor.tokenizer.bos_token
+    return bool(first) and text.startswith(first)
 
 
 def image_token(processor: ProcessorMixin) -> str:

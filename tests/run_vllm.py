@@ -36,7 +36,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
 from eval import vllm_engine
-from eval.generate import has_first_token, prepare, render
+from eval.generate import prepare, render
 from eval.items import picture_parts
 from models import load_model
 from models.errors import InputError
