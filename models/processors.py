@@ -8,7 +8,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
@@ -21,6 +21,8 @@ from models.literal_text import keep_literals
 from models.reading import read_json, told_as
 from models.sentencepiece_tokens import mark_behind_images, match_sentencepiece
 
+# As Qwen2.5-VL was released until February 2025; transformers has had no such class since, as it is Qwen2-VL's.
+FIRST_QWEN2_5_VL = "Qwen2_5_VLImageProcessor"
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -165,6 +167,14 @@ def has_first_token(processor: ProcessorMixin, text: str) -> bool:
     return bool(first) and text.startswith(first)
 
 
+def image_processor_type(path: str, **hub_arguments) -> str | None:
+    """The class of image processors that the files at `path` name, without the "Fast" of some releases."""
+    whole = read_json(path, "processor_config.json", required=False, **hub_arguments) or {}
+    alone = read_json(path, "preprocessor_config.json", required=False, **hub_arguments) or {}
+    name = (whole.get("image_processor") or alone).get("image_processor_type")
+    return name.removesuffix("Fast") if isinstance(name, str) else None
+
+
 def image_token(processor: ProcessorMixin) -> str:
     """The token that stands for each image feature in the model's input (Gemma3's prompts use another one)."""
     return getattr(processor.tokenizer, "image_token", None) or processor.image_token
@@ -200,6 +210,15 @@ def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> Proc
     """The finished processor of the checkpoint at `path`, a folder or hub id; InputError if it is incomplete."""
     processor_class, image_only = PROCESSORS[config.model_type]
     problem = f"{path}: tokenizer or image processor cannot be loaded"
+    if config.model_type == "qwen2_5_vl" and image_processor_type(path, **hub_arguments) == FIRST_QWEN2_5_VL:
+        with told_as(problem):
+            images = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor").from_pretrained(path, **hub_arguments)
+            tokenizer = AutoTokenizer.from_pretrained(path, **hub_arguments)
+            settings, _ = processor_class.get_processor_dict(path, **hub_arguments)
+        processor = qwen2_5_vl_processor(images, tokenizer, settings.get("chat_template"))
+        if isinstance(processor, Qwen2_5_VLProcessor):
+            processor.video_settings = video_settings(path, **hub_arguments)
+        return finish_processor(processor, config, path)
     try:
         with told_as(problem):
             processor = processor_class.from_pretrained(path, **hub_arguments)

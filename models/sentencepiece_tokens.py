@@ -10,12 +10,12 @@ false only the start of what is tokenized. The LLaVA code base tokenizes the tex
 import re
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import SentencePieceExtractor, generate_merges
 
-from models.reading import told_as
+from models.reading import read_json, told_as
 
 MARK = "▁"
 NORMAL, BPE_TYPE = 1, 2  # kinds of pieces and of models in sentencepiece_model.proto
@@ -48,9 +48,12 @@ def match_sentencepiece(tokenizer: PreTrainedTokenizerBase, slow: bool = False) 
         byte_fallback=proto.trainer_spec.byte_fallback,
     )
     if proto.normalizer_spec.add_dummy_prefix and not proto.normalizer_spec.precompiled_charsmap:
-        legacy = tokenizer.init_kwargs.get("legacy") is not False
+        settings = read_json(str(file.parent), "tokenizer_config.json", required=False) or {}
+        legacy = settings.get("legacy") is not False
         backend.normalizer = mark_every_text() if legacy else normalizers.Replace(" ", MARK)
         backend.pre_tokenizer = None if legacy else mark_first_text()
+        texts = [decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        backend.decoder = decoders.Sequence(texts)
 
 
 def mark_behind_images(tokenizer: PreTrainedTokenizerBase, image_token: str) -> None:

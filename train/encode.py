@@ -116,17 +116,35 @@ class Encoder:
 
     def _render_turns(self, messages: list[dict], where: str) -> tuple[str, list[tuple[int, int]]]:
         text, spans = self._template(messages), []
-        for number, turn in enumerate(messages):
-            if turn["role"] != "assistant":
-                continue
-            start = self._template(messages[:number], add_generation_prompt=True)
-            end = self._template(messages[: number + 1]).rstrip()
-            if not (text.startswith(start) and text.startswith(end) and len(start) < len(end)):
-                raise InputError(f"{where}: the chat template does not keep turn {number + 1} as it is; cannot find it")
-            spans.append((len(start), len(end)))
+        ends = [number + 1 for number, turn in enumerate(messages) if turn["role"] == "assistant"]
+        for before, known, end in zip([0, 0, *ends], [0, *ends], ends, strict=False):
+            # Behind the exchange before it, so that a turn of a long conversation costs no more than one of a short
+            # one; behind all turns before it for a template that writes it otherwise there.
+            place = spans[-1][1] if spans else 0
+            span = self._find(text, place, messages[before:known], messages[known:end])
+            span = span or self._find(text, 0, [], messages[:end])
+            if not span:
+                raise InputError(f"{where}: the chat template does not keep turn {end} as it is; cannot find it")
+            spans.append(span)
         if messages[0]["role"] == "system" and text_of(messages[0]["content"]).strip() not in text:
             raise InputError(f"{where}: the checkpoint's chat template has no system turn; remove the sample's")
         return text, spans
+
+    def _find(
+        self, text: str, place: int, context: list[dict], turns: list[dict]
+    ) -> tuple[int, int] | None:
+        """Where in `text`, from `place` on, the last of `turns` is said; None: not there.
+
+        `context` are turns before them, whose text ends at `place`.
+        """
+        start = self._template(context).rstrip() if context else ""
+        asked = self._template(context + turns[:-1], add_generation_prompt=True)
+        said = self._template(context + turns).rstrip()
+        if not (start == asked[: len(start)] and asked == said[: len(asked)] and len(asked) < len(said)):
+            return None
+        if not text.startswith(said[len(start) :], place):
+            return None
+        return place - len(start) + len(asked), place - len(start) + len(said)
 
     def _render_plain(self, messages: list[dict], where: str) -> tuple[str, list[tuple[int, int]]]:
         turns = [turn for turn in messages if turn["role"] != "system"]
