@@ -62,7 +62,11 @@ def shown(text: str) -> str:
 
 def visual_tokens(processor: ProcessorMixin) -> set[str]:
     """What stands for a picture in the family's prompts (Gemma3: two tokens)."""
-    owners = ((processor, "image_token"), (processor, "video_token"), (getattr(processor, "tokenizer", None), "image_token"))
+    owners = (
+        (processor, "image_token"),
+        (processor, "video_token"),
+        (getattr(processor, "tokenizer", None), "image_token"),
+    )
     return {token for owner, name in owners if (token := getattr(owner, name, None))}
 
 

@@ -40,6 +40,7 @@ from eval.generate import prepare, render
 from eval.items import picture_parts
 from models import load_model
 from models.errors import InputError
+from models.processors import has_first_token
 from models.tiny import FAMILIES, build_tiny
 from tests.pictures import picture
 from tests.probe_runs import arguments, manifest_of, read_rows, write_probe, write_rows

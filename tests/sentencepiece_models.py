@@ -24,8 +24,8 @@ def train_sentencepiece(folder: Path) -> sentencepiece.SentencePieceProcessor:
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join("".join(words[i % 7 :: 2]) * 3 for i in range(200)))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY - len(SPACES), model_type="bpe",
-        byte_fallback=True, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY - len(SPACES),
+        model_type="bpe", byte_fallback=True, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False,
         split_digits=True, minloglevel=2,
     )  # fmt: skip
     file = folder / "tokenizer.model"

@@ -68,7 +68,9 @@ def original(tmp_path: Path, model: Path, model_type: str, **settings) -> Path:
 def spaced(seed: int, words: list[str]) -> list[str]:
     draw = random.Random(seed)
     return [
-        "".join(draw.choice(words) + " " * draw.choice([0, 1, 1, 2, 3, 5, 8, 17, 40]) for _ in range(draw.randint(1, 9)))
+        "".join(
+            draw.choice(words) + " " * draw.choice([0, 1, 1, 2, 3, 5, 8, 17, 40]) for _ in range(draw.randint(1, 9))
+        )
         for _ in range(2000)
     ]
 

@@ -130,9 +130,7 @@ class Encoder:
             raise InputError(f"{where}: the checkpoint's chat template has no system turn; remove the sample's")
         return text, spans
 
-    def _find(
-        self, text: str, place: int, context: list[dict], turns: list[dict]
-    ) -> tuple[int, int] | None:
+    def _find(self, text: str, place: int, context: list[dict], turns: list[dict]) -> tuple[int, int] | None:
         """Where in `text`, from `place` on, the last of `turns` is said; None: not there.
 
         `context` are turns before them, whose text ends at `place`.
