@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from eval.items import PictureError, image_field, open_picture, picture_parts, without_pictures
 from models import load_model
 from models.errors import InputError
+from models.literal_text import literal_messages, shown
+from models.processors import has_first_token
 
 AUTO_BATCH_SIZE = {"cpu": 8, "mps": 8, "cuda": 32}
 
@@ -121,8 +123,12 @@ def make_greedy(model) -> dict:
 
 
 def render(processor, messages: list[dict]) -> str:
-    """The full text given to the processor for one prompt, by the checkpoint's own chat template."""
-    return processor.apply_chat_template(without_pictures(messages), add_generation_prompt=True, tokenize=False)
+    """The full text given to the processor for one prompt, by the checkpoint's own chat template.
+
+    Special tokens that the messages spell are broken up in it; `models.literal_text.shown` is the text for people.
+    """
+    messages = literal_messages(processor, without_pictures(messages))
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
 def prepare(processor, prompts: list[tuple[int, list[dict]]], dtype: torch.dtype = torch.float32) -> Batch:
@@ -267,12 +273,6 @@ def _process(processor, ready: list[tuple]) -> dict[str, torch.Tensor] | None:
     return dict(processor(text=texts, padding=True, return_tensors="pt", **arguments))
 
 
-def has_first_token(processor, text: str) -> bool:
-    """Whether the template has written the tokenizer's first token, so that it must not put another before it."""
-    bos = processor.tokenizer.bos_token
-    return bool(bos) and text.startswith(bos)
-
-
 def _refusal(processor, prompt: tuple) -> str | None:
     try:
         _process(processor, [prompt])
@@ -312,7 +312,7 @@ def outcome_of(model, processor, strips: bool, prompt: str, tokens: list[int]) -
     tokens, has_end = _until_end(model, tokens)
     # Without what follows the end: it is padding, which depends on the other prompts of the batch.
     reply = processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    outcome = {"prompt": prompt, "prediction": reply.strip() if strips else reply}
+    outcome = {"prompt": shown(prompt), "prediction": reply.strip() if strips else reply}
     return outcome if has_end else outcome | {"truncated": True}
 
 

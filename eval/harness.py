@@ -36,6 +36,7 @@ from eval.records import ROW_FIELDS
 from eval.table_source import Tables, no_tables
 from models.errors import InputError
 from models.fingerprint import fingerprint, fingerprint_tower, hash_json
+from models.literal_text import shown
 from models.provenance import differences, versions
 
 
@@ -260,7 +261,7 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
         "dtype": str(model.dtype).removeprefix("torch."),
         "attn_implementation": args.attn_implementation or model.config._attn_implementation,
         "generation": generate.make_greedy(model),
-        "first_prompt": generate.render(processor, this.messages_of(0)),
+        "first_prompt": shown(generate.render(processor, this.messages_of(0))),
     }
     everyone = processes.gather(settings)
     processes.by_first(lambda: start_journal(this, everyone, done))

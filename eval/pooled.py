@@ -4,6 +4,8 @@ import inspect
 
 import torch
 
+from models.literal_text import literal
+
 
 def image_tokens(model, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """The image tokens that the language model gets for each picture of a batch: (tokens, width), float32.
@@ -23,7 +25,7 @@ def image_vectors(model, inputs: dict[str, torch.Tensor], pooling: str) -> list[
 
 def caption_vector(model, processor, pooling: str, caption: str) -> torch.Tensor:
     """A caption's token embeddings, without special tokens, in one vector, (width,)."""
-    ids = processor.tokenizer(caption, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    ids = processor.tokenizer(literal(processor, caption), add_special_tokens=False, return_tensors="pt")["input_ids"]
     return pool(model.get_input_embeddings()(ids.to(model.device))[0].float(), pooling)
 
 

@@ -20,12 +20,12 @@ import torch
 from transformers import GenerationConfig
 
 from eval.engine_arguments import VLLM_ONLY
-from eval.generate import NOT_GREEDY, REFUSALS, has_first_token, outcome_of, render
+from eval.generate import NOT_GREEDY, REFUSALS, outcome_of, render
 from eval.items import PictureError, image_field, open_picture, picture_parts
 from models.errors import InputError
 from models.load import adapter_base, read_flag, stated_flag
 from models.outline import load_outline
-from models.processors import image_token, pixel_bounds, set_pixel_bounds
+from models.processors import has_first_token, image_token, pixel_bounds, set_pixel_bounds
 from models.reading import read_json
 from models.vllm_plugin import refuse_original_layout, register
 

@@ -24,6 +24,7 @@ from models.modeling_llava_next import LlavaNextConfig
 from models.processors import image_processor_class
 from models.quiet import quiet_transformers
 from models.reading import WEIGHT_ERRORS, read_json, told_as
+from models.sentencepiece_tokens import match_sentencepiece
 
 IMAGE_TOKEN, TURN_END = "<image>", "<|eot_id|>"
 # CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
@@ -203,13 +204,12 @@ def no_tower(folder: Path, tower: str) -> str:
 def read_tokenizer(folder: Path):
     """The language model's tokenizer with `<image>` added behind its last token, and a padding token.
 
-    The code base tokenizes the text on each side of an image by itself, so that SentencePiece puts its word mark in
-    front of both; `legacy` is transformers' name for that.
+    Of a `tokenizer.model` it gives the ids of the slow tokenizer, which the code base takes, whatever config.json says.
     """
-    legacy = {"legacy": True} if (folder / "tokenizer.model").is_file() else {}
     # (Quiet: transformers does not know the config's model_type.)
     with told_as(f"{folder}: no readable tokenizer"), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder, **legacy)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    match_sentencepiece(tokenizer, slow=True)
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token

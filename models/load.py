@@ -26,6 +26,7 @@ from transformers.processing_utils import ProcessorMixin
 from models import llava_original
 from models.adapters import OLD_WEIGHTS, adapter_base, check_flag_is_known, renamed_config
 from models.errors import InputError
+from models.literal_text import keep_literals
 from models.modeling_gemma3 import Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaForConditionalGeneration, tokens_per_image
 from models.modeling_llava_next import LlavaNextForConditionalGeneration
@@ -33,6 +34,7 @@ from models.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from models.processors import finish_processor, load_processor
 from models.quiet import quiet_transformers
 from models.reading import HUB_ARGUMENTS, WEIGHT_ERRORS, read_json, told_as
+from models.sentencepiece_tokens import match_sentencepiece
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +171,10 @@ def load_transformers(
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False, **hub)
     model = load_weights(AutoModelForImageTextToText, path, path, model_config, **arguments)
     model.config.position_balance = False
-    getattr(processor, "tokenizer", processor).padding_side = "left"
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer.padding_side = "left"
+    match_sentencepiece(tokenizer)
+    keep_literals(tokenizer)
     return model, processor
 
 

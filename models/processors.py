@@ -8,7 +8,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
@@ -17,8 +17,12 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from models.errors import InputError
+from models.literal_text import keep_literals
 from models.reading import read_json, told_as
+from models.sentencepiece_tokens import mark_behind_images, match_sentencepiece
 
+# As Qwen2.5-VL was released until February 2025; transformers has had no such class since, as it is Qwen2-VL's.
+FIRST_QWEN2_5_VL = "Qwen2_5_VLImageProcessor"
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -103,17 +107,21 @@ def llava_template(config: PreTrainedConfig, tokenizer) -> str | None:
 
 
 def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: str) -> ProcessorMixin:
-    """Set padding side, chat template and geometry, in place; returns the processor.
+    """Set padding side, chat template, geometry and tokens, in place; returns the processor.
 
-    Raises InputError, naming `path`, without a template or if tokenizer and model disagree on the image token.
+    Token ids become those of the family's released pipeline: word marks (models/sentencepiece_tokens.py), what a prompt
+    starts with, literal special tokens as text (models/literal_text.py). Raises InputError, naming `path`, without a
+    template or if tokenizer and model disagree on the image token.
     """
     processor.tokenizer.padding_side = "left"
+    match_sentencepiece(processor.tokenizer)
     if config.model_type in ("llava", "llava_next"):
         vision = config.vision_config
         processor.patch_size = vision.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1 if vision.model_type == "clip_vision_model" else 0
         processor.chat_template = llava_template(config, processor.tokenizer) or processor.chat_template
+        mark_behind_images(processor.tokenizer, processor.image_token)
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if not processor.chat_template:
         raise InputError(f"{path}: no chat template; add the checkpoint's chat_template.jinja (or .json)")
@@ -123,7 +131,48 @@ def finish_processor(processor: ProcessorMixin, config: PreTrainedConfig, path: 
             f"{path}: the tokenizer's image token has id {image_token_id}, config.json says {config.image_token_id}; "
             "tokenizer and model are not of one checkpoint"
         )
+    keep_literals(processor.tokenizer)
+    start_once(processor, config.model_type, path)
     return processor
+
+
+def start_once(processor: ProcessorMixin, model_type: str, path: str) -> None:
+    """Let the tokenizer add what prompts of the family start with, the first token or nothing, and no end, in place.
+
+    Early files of Llama-3's tokenizer leave `<|begin_of_text|>` to the chat template, which LLaVA's has not. A template
+    that writes the token itself keeps it: such prompts are tokenized without special tokens (`has_first_token`).
+    Raises InputError if prompts do not start so after all.
+    """
+    tokenizer = processor.tokenizer
+    first = None if model_type == "qwen2_5_vl" else tokenizer.bos_token
+    expected = [] if first is None else [tokenizer.convert_tokens_to_ids(first)]
+
+    def added() -> bool:
+        return tokenizer("a")["input_ids"] == expected + tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    if not added():
+        tokenizer.add_eos_token, tokenizer.add_bos_token = False, first is not None
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "a"}]}], tokenize=False)
+    ids = tokenizer(text, add_special_tokens=not has_first_token(processor, text))["input_ids"]
+    if not added() or ids[: len(expected)] != expected or (expected and ids.count(expected[0]) > 1):
+        raise InputError(
+            f"{path}: prompts do not start with {first or 'the chat template'} once; restore tokenizer_config.json, "
+            "tokenizer.json and the chat template from the checkpoint"
+        )
+
+
+def has_first_token(processor: ProcessorMixin, text: str) -> bool:
+    """Whether the template has written the tokenizer's first token, so that it must not put another before it."""
+    first = processor.tokenizer.bos_token
+    return bool(first) and text.startswith(first)
+
+
+def image_processor_type(path: str, **hub_arguments) -> str | None:
+    """The class of image processors that the files at `path` name, without the "Fast" of some releases."""
+    whole = read_json(path, "processor_config.json", required=False, **hub_arguments) or {}
+    alone = read_json(path, "preprocessor_config.json", required=False, **hub_arguments) or {}
+    name = (whole.get("image_processor") or alone).get("image_processor_type")
+    return name.removesuffix("Fast") if isinstance(name, str) else None
 
 
 def image_token(processor: ProcessorMixin) -> str:
@@ -161,6 +210,15 @@ def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> Proc
     """The finished processor of the checkpoint at `path`, a folder or hub id; InputError if it is incomplete."""
     processor_class, image_only = PROCESSORS[config.model_type]
     problem = f"{path}: tokenizer or image processor cannot be loaded"
+    if config.model_type == "qwen2_5_vl" and image_processor_type(path, **hub_arguments) == FIRST_QWEN2_5_VL:
+        with told_as(problem):
+            images = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor").from_pretrained(path, **hub_arguments)
+            tokenizer = AutoTokenizer.from_pretrained(path, **hub_arguments)
+            settings, _ = processor_class.get_processor_dict(path, **hub_arguments)
+        processor = qwen2_5_vl_processor(images, tokenizer, settings.get("chat_template"))
+        if isinstance(processor, Qwen2_5_VLProcessor):
+            processor.video_settings = video_settings(path, **hub_arguments)
+        return finish_processor(processor, config, path)
     try:
         with told_as(problem):
             processor = processor_class.from_pretrained(path, **hub_arguments)

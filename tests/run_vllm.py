@@ -36,10 +36,11 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
 from eval import vllm_engine
-from eval.generate import has_first_token, prepare, render
+from eval.generate import prepare, render
 from eval.items import picture_parts
 from models import load_model
 from models.errors import InputError
+from models.processors import has_first_token
 from models.tiny import FAMILIES, build_tiny
 from tests.pictures import picture
 from tests.probe_runs import arguments, manifest_of, read_rows, write_probe, write_rows

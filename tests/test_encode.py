@@ -179,24 +179,47 @@ def test_a_template_that_refuses_the_system_turn(kit):
         encoder.count_tokens(CONVERSATIONS["system"][0], [(70, 70)], "here.json, sample 7")
 
 
+def test_a_template_that_looks_at_all_turns(kit):
+    """As one that numbers them: what is supervised is what the template says behind all turns before it."""
+    numbered = "{%- for message in messages -%}{{ loop.index }}|{{ message.role }}: {{ message.content[0].text }};"
+    numbered += "{%- endfor -%}{%- if add_generation_prompt -%}{{ messages | length + 1 }}|assistant: {%- endif -%}"
+    turns = conversation("a", "b", "c", "d", "e", "f")
+    text, spans = Encoder(with_template(kit, numbered)).render(turns)
+    assert [text[start:end] for start, end in spans] == [" b;", " d;", " f;"]
+
+
+@pytest.mark.parametrize("system", [None, "2"])
+def test_long_conversations_cost_what_their_turns_cost(kit, system, monkeypatch):
+    """The template writes no turn more often than a fixed number of times; the answers are found, though all alike."""
+    written = []
+    turns = conversation(*["2", " 2 "] * 60, system=system)
+    encoder = Encoder(kit.processor)
+    apply = encoder.processor.apply_chat_template
+    monkeypatch.setattr(
+        encoder.processor,
+        "apply_chat_template",
+        lambda turns, **more: written.append(len(turns)) or apply(turns, **more),
+    )
+    text, spans = encoder.render(turns)
+    assert sum(written) < 12 * len(turns)
+    said = SAID[kit.family].format(" 2 ")
+    trims = kit.family == "llava_next_llama3"
+    assert [text[start:end] for start, end in spans] == [said.replace(" 2 ", "2") if trims else said] * 60
+    assert [end for _, end in spans] == sorted({end for _, end in spans})
+    for place in (0, 30, 59):
+        first = turns[: 2 * place + 2 + (system is not None)]
+        assert spans[place][0] == len(apply(encoder_turns(first[:-1]), add_generation_prompt=True, tokenize=False))
+
+
+def encoder_turns(turns: list[dict]) -> list[dict]:
+    return [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in turns]
+
+
 def test_a_template_that_rewrites_earlier_turns(kit):
     """Then the place of the first answer cannot be known."""
     encoder = Encoder(with_template(kit, "{{ messages | length }} turns: " + kit.processor.chat_template))
     with pytest.raises(InputError, match="sample 7: the chat template does not keep turn 2 as it is"):
         encoder.encode(conversation("a", "b", "c", "d"), [], "sample 7")
-
-
-def test_text_with_tokens_of_images(kit):
-    """They would be read as images that are not there."""
-    config, ids = kit.fork.config, kit.processor.tokenizer.convert_ids_to_tokens
-    tokens = {ids(config.image_token_id)}
-    tokens |= {ids(config.video_token_id)} if kit.family == "qwen2_5_vl" else set()
-    tokens |= {ids(config.boi_token_index)} if kit.family == "gemma3" else set()
-    if "<image>" in tokens:  # the same as the mark of the data, which data/instructions.py counts
-        return
-    for token in sorted(tokens):
-        with pytest.raises(InputError, match="sample 7: its text holds <.*, which stands for an image; reword it"):
-            Encoder(kit.processor).encode(conversation("What is it?", f"A {token}."), [], "sample 7")
 
 
 def test_nothing_supervised(kit):

@@ -12,7 +12,7 @@ from models import load_model
 from models.errors import InputError
 from models.tiny import build_tiny
 from tests.pictures import picture
-from tests.sentencepiece_models import train_sentencepiece, use_sentencepiece
+from tests.sentencepiece_models import VOCABULARY, train_sentencepiece, use_sentencepiece
 
 LLAVA_FAMILIES = ("llava", "llava_next_mistral", "llava_next_llama3")
 
@@ -143,16 +143,16 @@ def test_tokens_around_an_image_are_those_of_the_code_base(originals, tmp_path):
     use_sentencepiece(folder, tmp_path / "tokenizer.model")
     weights = load_file(folder / "model.safetensors")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        weights[name] = torch.randn(300, weights[name].shape[1])
+        weights[name] = torch.randn(VOCABULARY, weights[name].shape[1])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 300}
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": VOCABULARY}
     (folder / "config.json").write_text(json.dumps(config))
 
     model, processor = load_model(folder, position_balance=True)
-    assert model.config.image_token_id == 300
+    assert model.config.image_token_id == VOCABULARY
     text = "USER: <image>\nwhat is shown? cat:"
     before, after = text.split("<image>")
-    expected = [1, *pieces.encode(before), *[300] * 16, *pieces.encode(after)]
+    expected = [1, *pieces.encode(before), *[VOCABULARY] * 16, *pieces.encode(after)]
     assert processor(text=[text], images=[[picture(56, 56)]])["input_ids"][0] == expected
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")

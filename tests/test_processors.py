@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
 
 from models import load_model
 from models.errors import InputError
@@ -75,6 +77,45 @@ def test_the_tokenizer_starts_a_prompt_once(kit):
         [{"role": "user", "content": "What?"}], add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"]
     assert whole[0] == kit.inputs(("What?",))["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("post_processor", ["none", "twice", "end"])
+def test_a_prompt_starts_with_the_first_token_whatever_the_files_say(kits, tmp_path, kit, post_processor):
+    """Early files of Llama-3's tokenizer add no first token; nor may one be added twice, or an end."""
+    folder = shutil.copytree(kit.folder, tmp_path / "base")
+    written = json.loads((folder / "tokenizer.json").read_text())
+    first, end = kit.processor.tokenizer.bos_token or "<|im_start|>", kit.processor.tokenizer.eos_token
+    ids = dict(zip((first, end), kit.processor.tokenizer.convert_tokens_to_ids([first, end]), strict=True))
+    shape = {"none": "$A", "twice": f"{first} {first} $A", "end": f"{first} $A {end}"}[post_processor]
+    template = TemplateProcessing(single=shape, special_tokens=list(ids.items()))
+    written["post_processor"] = json.loads(template.__getstate__())
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    processor = load_model(folder, position_balance=False)[1]
+    (batch,) = processor(text=[kit.text("What?")])["input_ids"]
+    assert batch == kit.inputs(("What?",))["input_ids"][0].tolist()
+    starts = 0 if kit.family == "qwen2_5_vl" else 1
+    assert (batch[0] == processor.tokenizer.bos_token_id, batch.count(ids[first])) == (bool(starts), starts or 3)
+    processor.save_pretrained(tmp_path / "saved")
+    assert type(processor).from_pretrained(tmp_path / "saved")(text=[kit.text("What?")])["input_ids"] == [batch]
+
+
+@pytest.mark.parametrize("name", ["Qwen2_5_VLImageProcessor", "Qwen2_5_VLImageProcessorFast"])
+def test_qwen_as_first_released(kits, tmp_path, name):
+    """Until February 2025 its preprocessor_config.json named a class that transformers has not had since."""
+    kit = kits["qwen2_5_vl"]
+    folder = shutil.copytree(kit.folder, tmp_path / "base")
+    images = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    (folder / "processor_config.json").unlink()
+    (folder / "preprocessor_config.json").write_text(json.dumps(images | {"image_processor_type": name}))
+    processor = load_model(folder, position_balance=False)[1]
+    text, shown = kit.text(picture(90, 60), "What?"), [[picture(90, 60)]]
+    found, expected = (each(text=[text], images=shown, return_tensors="pt") for each in (processor, kit.processor))
+    assert torch.equal(found["input_ids"], expected["input_ids"])
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    assert processor.chat_template == kit.processor.chat_template
+    processor.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/processor_config.json").read_text())
+    assert saved["image_processor"]["image_processor_type"].startswith("Qwen2VLImageProcessor")
 
 
 def test_image_tokens_are_as_many_as_features(kit):

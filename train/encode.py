@@ -14,6 +14,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from data.instruction_formats import typed_parts
 from models.errors import InputError
+from models.literal_text import literal_messages
+from models.processors import has_first_token
 
 IGNORED = -100  # the label that transformers' loss leaves out
 
@@ -39,13 +41,10 @@ class Encoder:
 
         A turn is supervised from behind its header to its end token, which the model must learn to say. `where`
         names the sample in the InputError for a template that refuses it (some have no system turn), or whose turns
-        cannot be told apart, and for a text with tokens that stand for images.
+        cannot be told apart. Special tokens that a text spells are broken up (models/literal_text.py).
         """
         messages = [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in messages]
-        written = "".join(text_of(turn["content"]) for turn in messages)
-        for token in sorted(visual_tokens(self.processor)):
-            if token in written:
-                raise InputError(f"{where}: its text holds {token}, which stands for an image; reword it")
+        messages = literal_messages(self.processor, messages)
         if self.plain:
             return self._render_plain(messages, where)
         try:
@@ -63,11 +62,10 @@ class Encoder:
         without one supervised token.
         """
         text, spans = self.render(messages, where)
-        tokenizer = self.processor.tokenizer
         inputs = self.processor(
             text=[text],
             images=[images] if images else None,
-            add_special_tokens=not (tokenizer.bos_token and text.startswith(tokenizer.bos_token)),
+            add_special_tokens=not has_first_token(self.processor, text),
             return_offsets_mapping=True,
             return_text_replacement_offsets=True,
             return_tensors="pt",
@@ -94,8 +92,7 @@ class Encoder:
         whole = getattr(self.processor, "full_image_sequence", None)  # Gemma3: one image's placeholder with its frame
         if whole is not None:
             text = text.replace(self.processor.image_token, whole)
-        has_bos = bool(tokenizer.bos_token and text.startswith(tokenizer.bos_token))
-        tokens = len(tokenizer(text, add_special_tokens=not has_bos).input_ids)
+        tokens = len(tokenizer(text, add_special_tokens=not has_first_token(self.processor, text)).input_ids)
         if whole is None and image_sizes:
             sizes = [list(size) for size in image_sizes]
             tokens += sum(self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]) - len(sizes)
@@ -119,17 +116,33 @@ class Encoder:
 
     def _render_turns(self, messages: list[dict], where: str) -> tuple[str, list[tuple[int, int]]]:
         text, spans = self._template(messages), []
-        for number, turn in enumerate(messages):
-            if turn["role"] != "assistant":
-                continue
-            start = self._template(messages[:number], add_generation_prompt=True)
-            end = self._template(messages[: number + 1]).rstrip()
-            if not (text.startswith(start) and text.startswith(end) and len(start) < len(end)):
-                raise InputError(f"{where}: the chat template does not keep turn {number + 1} as it is; cannot find it")
-            spans.append((len(start), len(end)))
+        ends = [number + 1 for number, turn in enumerate(messages) if turn["role"] == "assistant"]
+        for before, known, end in zip([0, 0, *ends], [0, *ends], ends, strict=False):
+            # Behind the exchange before it, so that a turn of a long conversation costs no more than one of a short
+            # one; behind all turns before it for a template that writes it otherwise there.
+            place = spans[-1][1] if spans else 0
+            span = self._find(text, place, messages[before:known], messages[known:end])
+            span = span or self._find(text, 0, [], messages[:end])
+            if not span:
+                raise InputError(f"{where}: the chat template does not keep turn {end} as it is; cannot find it")
+            spans.append(span)
         if messages[0]["role"] == "system" and text_of(messages[0]["content"]).strip() not in text:
             raise InputError(f"{where}: the checkpoint's chat template has no system turn; remove the sample's")
         return text, spans
+
+    def _find(self, text: str, place: int, context: list[dict], turns: list[dict]) -> tuple[int, int] | None:
+        """Where in `text`, from `place` on, the last of `turns` is said; None: not there.
+
+        `context` are turns before them, whose text ends at `place`.
+        """
+        start = self._template(context).rstrip() if context else ""
+        asked = self._template(context + turns[:-1], add_generation_prompt=True)
+        said = self._template(context + turns).rstrip()
+        if not (start == asked[: len(start)] and asked == said[: len(asked)] and len(asked) < len(said)):
+            return None
+        if not text.startswith(said[len(start) :], place):
+            return None
+        return place - len(start) + len(asked), place - len(start) + len(said)
 
     def _render_plain(self, messages: list[dict], where: str) -> tuple[str, list[tuple[int, int]]]:
         turns = [turn for turn in messages if turn["role"] != "system"]
@@ -148,12 +161,6 @@ class Encoder:
         before = self._template(image_turn).split("\0")[0]
         token = re.escape(self.processor.image_token)
         return re.search(rf"(<\|vision_start\|>)?{token}(<\|vision_end\|>)?", before).group()
-
-
-def visual_tokens(processor: ProcessorMixin) -> set[str]:
-    """What stands for a picture in the family's prompts (Gemma3: two tokens), which no text may hold."""
-    owners = ((processor, "image_token"), (processor, "video_token"), (processor.tokenizer, "image_token"))
-    return {token for owner, name in owners if (token := getattr(owner, name, None))}
 
 
 def text_of(content: list[dict]) -> str:

@@ -6,6 +6,7 @@ import torch
 from eval.generate import render
 from eval.items import open_picture, picture_parts
 from eval.occlusion import cover, squares_with_content
+from models.processors import has_first_token
 
 MAX_NEW_TOKENS = 128
 
@@ -38,8 +39,7 @@ def occlusion_map(model, processor, messages: list[dict], size: int, colour: tup
 
 def _inputs(model, processor, messages: list[dict], picture) -> dict[str, torch.Tensor]:
     text = render(processor, messages)
-    bos = processor.tokenizer.bos_token
-    special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    special = {"add_special_tokens": False} if has_first_token(processor, text) else {}
     return dict(
         processor(text=[text], images=[[picture]], return_tensors="pt", **special).to(model.device, model.dtype)
     )
