@@ -28,6 +28,7 @@ _LLAVA_NAMES = {
     "vision_tower.vision_model.": "model.vision_tower.",
     "model.vision_tower.vision_model.": "model.vision_tower.",
     "multi_modal_projector.": "model.multi_modal_projector.",
+    "model.layers.": "model.language_model.layers.",  # in the LLaVA code base
 }
 # Model type -> beginning of a layer's name in earlier releases -> in this one.
 OLD_NAMES = {
@@ -36,9 +37,11 @@ OLD_NAMES = {
     "gemma3": _LLAVA_NAMES,
     "qwen2_5_vl": {"model.layers.": "model.language_model.layers.", "visual.": "model.visual."},
 }
-# Weights of Qwen2.5-VL's old adapters; PEFT renames those of the others.
+# Weights of Qwen2.5-VL's old adapters and of the LLaVA code base's; PEFT renames the others.
 OLD_WEIGHTS = {
     "qwen2_5_vl": {"^" + re.escape(old): new for old, new in OLD_NAMES["qwen2_5_vl"].items()},
+    "llava": {r"^model\.layers\.": "model.language_model.layers."},
+    "llava_next": {r"^model\.layers\.": "model.language_model.layers."},
 }
 
 
@@ -110,7 +113,8 @@ def renamed_config(config: PeftConfig, model: torch.nn.Module, path: str, **hub_
     """`config` of the adapter at `path` with the layers' present names, in place.
 
     `target_modules` by names that match other layers now than those that the file has weights for, but these by the
-    names of an earlier release, become the list of these layers. Raises InputError for a pattern that no layer matches.
+    names of an earlier release, or in a language model alone, become the list of these layers. Raises InputError for a
+    pattern that no layer matches.
     """
     names = OLD_NAMES.get(model.config.model_type, {})
     layers = [name for name, module in model.named_modules() if isinstance(module, ADAPTED)]
@@ -128,8 +132,10 @@ def renamed_config(config: PeftConfig, model: torch.nn.Module, path: str, **hub_
                 for old, new in names.items()
                 if name.startswith(new)
             }
-            if {before[name] for name in _targeted(targets, before, where)} == adapted:
-                config.target_modules = adapted
+            language = {name: name for name in layers if ".language_model." in name}
+            for known in (before, language):
+                if {known[name] for name in _targeted(targets, known, where)} == adapted:
+                    config.target_modules = adapted
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = {_new_name(key, names): value for key, value in (getattr(config, field, None) or {}).items()}
         for key in patterns:

@@ -27,6 +27,7 @@ from models.reading import WEIGHT_ERRORS, read_json, told_as
 from models.sentencepiece_tokens import match_sentencepiece
 
 IMAGE_TOKEN, TURN_END = "<image>", "<|eot_id|>"
+MODEL_TYPES = ("llava", "llava_llama", "llava_mistral")
 # CLIP ViT-L/14-336, so that a checkpoint with the tower's weights inside needs nothing else.
 KNOWN_TOWERS = {
     "openai/clip-vit-large-patch14-336": {
@@ -62,10 +63,16 @@ def is_original_layout(config: dict) -> bool:
     return "mm_vision_tower" in config
 
 
-def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], ProcessorMixin]:
-    """The checkpoint in `folder`: config, weights under released names, processor. InputError if it is broken."""
-    config, processor = read_description(folder)
-    weights = {new_name(name): tensor for name, tensor in read_weights(folder).items() if not BUFFERS.search(name)}
+def read(
+    folder: Path, language: Path | None = None, trained: dict[str, torch.Tensor] | None = None
+) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], ProcessorMixin]:
+    """The checkpoint in `folder`: config, weights under released names, processor. InputError if it is broken.
+
+    `language`: the folder that has its tokenizer and weights; `trained`: weights that take the place of these.
+    """
+    config, processor = read_description(folder, language)
+    found = read_weights(language or folder) | (trained or {})
+    weights = {new_name(name): tensor for name, tensor in found.items() if not BUFFERS.search(name)}
     if not any(name.startswith("vision_tower.") for name in weights):
         tower = read_json(str(folder), "config.json")["mm_vision_tower"]
         weights |= read_tower_weights(folder, tower, find_tower(folder, tower))
@@ -73,10 +80,10 @@ def read(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor], Proce
     return config, weights, processor
 
 
-def read_description(folder: Path) -> tuple[PreTrainedConfig, ProcessorMixin]:
+def read_description(folder: Path, language: Path | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
     """Config and processor of the checkpoint in `folder`, from all its files but weights. InputError if it is broken.
 
-    The vocabulary is as large as config.json and tokenizer say; weights may hold more rows.
+    The vocabulary is as large as config.json and tokenizer say; weights may hold more rows. `language`: as for `read`.
     """
     original = read_json(str(folder), "config.json")
     check_supported(folder, original)
@@ -84,7 +91,7 @@ def read_description(folder: Path) -> tuple[PreTrainedConfig, ProcessorMixin]:
     tower_folder = find_tower(folder, tower)
     vision_config = read_tower_config(folder, tower, tower_folder)
     check_layer(folder, original, vision_config)
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(language or folder)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     with told_as(f"{folder}/config.json: cannot be read"):
         vocab_size = max(original.get("vocab_size", 0), image_token_id + 1)
@@ -96,7 +103,7 @@ def check_supported(folder: Path, original: dict) -> None:
     """InputError for the variants of the code base that the three published checkpoints do not use."""
     anyres = original.get("image_aspect_ratio") == "anyres"
     expected = {
-        "model_type": ("llava", "llava_llama", "llava_mistral"),
+        "model_type": MODEL_TYPES,
         "mm_projector_type": ("mlp2x_gelu",),
         "mm_patch_merge_type": ("spatial_unpad",) if anyres else ("flat", None),
         "mm_vision_select_feature": ("patch", None),

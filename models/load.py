@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.processing_utils import ProcessorMixin
 
-from models import llava_original
+from models import llava_original, llava_parts
 from models.adapters import OLD_WEIGHTS, adapter_base, check_flag_is_known, renamed_config
 from models.errors import InputError
 from models.literal_text import keep_literals
@@ -217,18 +217,30 @@ def load_weights(
     return model
 
 
-def load_llava_original(path: str, balance: bool, arguments: dict, hub: dict) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A checkpoint in the layout of the LLaVA code base (models/llava_original.py)."""
+def load_llava_original(
+    path: str, balance: bool, arguments: dict, hub: dict, base: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A checkpoint in the layout of the LLaVA code base (models/llava_original.py).
+
+    `base`: the language model of a LoRA folder (models/llava_parts.py), whose adapter is not put on yet.
+    """
     folder = Path(path)
     if not folder.is_dir():
         with told_as(f"{path}: cannot be had from the hub"):
             folder = Path(snapshot_download(path, allow_patterns=llava_original.FILES, **hub))
-    config, state, processor = llava_original.read(folder)
+    language = folder
+    if base is None and llava_parts.is_projector(folder):
+        base = llava_parts.projector_base(folder, read_json(path, "config.json", **hub))
+        config, state, processor, language = llava_parts.read(folder, llava_parts.PROJECTOR, base)
+    elif base is not None:
+        config, state, processor, language = llava_parts.read(folder, llava_parts.BESIDE_LORA, base)
+    else:
+        config, state, processor = llava_original.read(folder)
     config.position_balance = balance
     # The hub's arguments have done their work: these weights are at hand.
     arguments = {name: value for name, value in arguments.items() if name not in hub}
     model = load_weights(FORKS[config.model_type], path, None, config, state_dict=state, **arguments)
-    model.generation_config = llava_original.generation_config(folder, config, processor)
+    model.generation_config = llava_original.generation_config(language, config, processor)
     model.name_or_path = path
     return model, finish_processor(processor, config, path)
 
@@ -246,7 +258,11 @@ def load_adapter(
     if adapter.get("revision"):
         own["revision"] = adapter["revision"]  # which PEFT means for the base
     try:
-        model, processor = load_model(base, position_balance, **own)
+        if llava_original.is_original_layout(described):
+            balance = read_flag(path, described) if position_balance is None else position_balance
+            model, processor = load_llava_original(path, balance, arguments, hub, base)
+        else:
+            model, processor = load_model(base, position_balance, **own)
     except InputError as error:
         raise InputError(f"{path}: its base cannot be loaded: {error}") from error
     own_type, base_type = described.get("model_type"), model.config.model_type
