@@ -1,8 +1,8 @@
 """The flag never lies: whatever builds, adapts, merges, saves or serves a checkpoint runs it as its files say.
 
 One row is one way from a checkpoint to a model. Of each, the flag in force, the positions that the language model is
-given and the files that are saved must agree. tests/run_llama_factory.py, tests/run_vllm.py and tests/run_lmms_eval.py
-hold the same of these three programs, which need environments of their own.
+given and the files that are saved must agree. LLaMA-Factory, vLLM and lmms-eval themselves need environments of their
+own: tests/run_llama_factory.py, tests/run_vllm.py and tests/run_lmms_eval.py hold the same of what they answer.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +18,14 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
+from eval import generate
 from models import load_model
 from models.errors import InputError
 from models.load import FORKS, register_auto_classes
+from models.vllm_plugin import flag_of
 from tests.pictures import picture
 from train import merge_lora
+from train.llama_factory import read_base, require_fork
 
 ROW = (picture(80, 60, 1), "what is it?")
 TARGETS = r".*language_model.*\.(q_proj|v_proj)"
@@ -93,8 +97,27 @@ def by_architectures(folder):
     return getattr(sys.modules["transformers"], name).from_pretrained(folder)
 
 
+def by_the_commands(folder):
+    """As every command of eval/ does, and the model that lmms-eval is given."""
+    return generate.load(str(folder), torch.device("cpu"), None, "float32", None)[0]
+
+
+def by_llama_factory(folder):
+    """As LLaMA-Factory builds it, with the check that train/llama_factory.py makes before a step is trained."""
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    require_fork(model, read_base({"model_name_or_path": str(folder)})["position_balance"])
+    return model
+
+
+def by_trl(folder):
+    return pytest.importorskip("trl.trainer.utils").create_model_from_path(str(folder))
+
+
 BUILDERS = {
     "load_model": by_load_model,
+    "a command of eval, lmms-eval": by_the_commands,
+    "LLaMA-Factory": by_llama_factory,
+    "TRL, if it is installed": by_trl,
     "from_pretrained of the fork": by_the_class,
     "architectures of transformers": by_architectures,
     "AutoModelForImageTextToText": AutoModelForImageTextToText.from_pretrained,
@@ -111,6 +134,14 @@ def test_what_builds_a_checkpoint(kit, checkpoint, registered, way, flag, tmp_pa
     assert is_balanced(kit, model) is flag
     model.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["position_balance"] is flag
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_what_vllm_serves(checkpoint, flag):
+    """vLLM's own configuration of the checkpoint is asked, before it builds a model (models/vllm_plugin.py)."""
+    folder = checkpoint(flag)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert flag_of(SimpleNamespace(hf_config=config, model=folder)) is flag
 
 
 def from_plain_peft(model, folder):
