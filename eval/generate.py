@@ -13,6 +13,7 @@ from eval.items import PictureError, image_field, open_picture, picture_parts, w
 from models import load_model
 from models.errors import InputError
 from models.literal_text import literal_messages, shown
+from models.load import without_adapter
 from models.processors import has_first_token
 
 AUTO_BATCH_SIZE = {"cpu": 8, "mps": 8, "cuda": 32}
@@ -297,14 +298,32 @@ def _outcomes_of(batch: Batch, device: torch.device, measure: Callable[[Batch], 
 def reply_to(model, processor, max_new_tokens: int, strips: bool, batch: Batch) -> list[dict]:
     """The prompts of a batch with the model's replies; `truncated` is true where one had no end.
 
-    `strips`: see `Benchmark` in eval/harness.py.
+    `beyond_context` is true where a prompt is longer than the checkpoint was made for. `strips`: see `Benchmark` in
+    eval/harness.py.
     """
     output = model.generate(**batch.inputs, max_new_tokens=max_new_tokens)
     new_tokens = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
     return [
-        outcome_of(model, processor, strips, prompt, tokens)
-        for prompt, tokens in zip(batch.prompts, new_tokens, strict=True)
+        outcome_of(model, processor, strips, prompt, tokens) | ({"beyond_context": True} if beyond else {})
+        for prompt, tokens, beyond in zip(batch.prompts, new_tokens, beyond_context(model, batch.inputs), strict=True)
     ]
+
+
+def beyond_context(model, inputs: dict[str, torch.Tensor]) -> list[bool]:
+    """Of each prompt, whether it has positions that the checkpoint was not made for (max_position_embeddings).
+
+    Positions count, not tokens: an image of BaPA has one, and Qwen2.5-VL's own of an image are fewer than its tokens.
+    """
+    lengths = inputs["attention_mask"].sum(-1)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None or not bool((lengths > limit).any()):
+        return [False] * len(lengths)
+    fork = without_adapter(model)
+    if hasattr(fork.model, "prompt_position_ids"):
+        positions = fork.model.prompt_position_ids(**inputs)
+        last = positions.amax((0, -1)) if positions.ndim == 3 else positions.amax(-1)
+        lengths = torch.minimum(lengths, last + 1)
+    return (lengths > limit).tolist()
 
 
 def outcome_of(model, processor, strips: bool, prompt: str, tokens: list[int]) -> dict:

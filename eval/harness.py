@@ -355,6 +355,9 @@ def finish(this: Run, done: int, seconds: float) -> int:
     truncated = sum("truncated" in row for row in rows)
     if truncated:
         print(f"{this.benchmark.name}: {truncated} replies were cut at --max_new_tokens {this.args.max_new_tokens}")
+    beyond = sum("beyond_context" in row for row in rows)
+    if beyond:
+        print(f"{this.benchmark.name}: {beyond} prompts are longer than max_position_embeddings in config.json")
     if this.benchmark.afterwards:
         this.benchmark.afterwards(this)
     if errors:

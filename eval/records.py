@@ -10,7 +10,7 @@ from eval.fields import describe_key, item_key, strings, wrong_field
 from models.errors import InputError
 
 # What the harness writes into a row; an answers file can therefore serve as the items of another run.
-ROW_FIELDS = {"prompt", "prediction", "truncated", "image_sha256", "error"}
+ROW_FIELDS = {"prompt", "prediction", "truncated", "beyond_context", "image_sha256", "error"}
 # Neither can be in a file's name, and a lone surrogate in no UTF-8 file.
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
