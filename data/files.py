@@ -1,5 +1,6 @@
 """Reading JSON lines with errors that name the line, and writing files that are whole or absent."""
 
+import codecs
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from models.errors import InputError
+from models.outside import LARGEST, json_object, open_outside
 
 try:
     import fcntl
@@ -25,31 +27,23 @@ def numbered_json_lines(path: str | os.PathLike) -> list[tuple[int, dict]]:
     return list(iter_json_lines(path))
 
 
-def iter_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
-    """What `numbered_json_lines` gives, one line at a time: for files that need not fit into memory."""
-    path, empty = Path(path), True
+def iter_json_lines(path: str | os.PathLike, half_characters: bool = False) -> Iterator[tuple[int, dict]]:
+    """What `numbered_json_lines` gives, one line at a time: for files that need not fit into memory.
+
+    `half_characters`: as in models/outside.py.
+    """
+    advice, empty = "one JSON object a line is expected", True
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
+        with open_outside(path, "give the path of a JSON-lines file") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LARGEST), b""), start=1):
+                if line.removeprefix(codecs.BOM_UTF8).strip():
                     empty = False
-                    yield number, _json_object(path, number, line)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the path of a JSON-lines file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+                    where = f"{path}, line {number}"
+                    yield number, json_object(line, where, advice, half_characters=half_characters)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if empty:
-        raise InputError(f"{path}: empty; one JSON object a line is expected")
-
-
-def _json_object(path: Path, number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); one object a line is expected") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
-    return row
+        raise InputError(f"{path}: empty; {advice}")
 
 
 def try_lock(file: IO) -> bool:

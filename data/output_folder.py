@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from data.files import try_lock, write_atomic
 from models.errors import InputError
+from models.outside import read_json_object
 
 WORK, LOCK = ".build", ".build.lock"
 
@@ -72,13 +73,11 @@ def read_manifest(folder: Path) -> dict | None:
     path = folder / "manifest.json"
     if not path.exists():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(manifest["identity"], dict):
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{path}: not the manifest of a build; choose another --output_dir")
+    advice = "choose another --output_dir"
+    manifest = read_json_object(path, advice)
+    if isinstance(manifest.get("identity"), dict):
+        return manifest
+    raise InputError(f"{path}: not the manifest of a build; {advice}")
 
 
 def _lock(folder: Path, file: BinaryIO) -> None:
@@ -95,7 +94,7 @@ def _check_holder(folder: Path, identity: dict, overwrite: bool) -> None:
     if manifest is not None:
         there = manifest["identity"]
     elif unfinished.exists():
-        there = json.loads(unfinished.read_text(encoding="utf-8"))
+        there = read_json_object(unfinished, "give --overwrite to start anew") if not overwrite else identity
     else:
         if strangers := sorted(name for name in os.listdir(folder) if not name.startswith(".")):
             raise InputError(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.canvas import PictureError, decode
 from data.files import write_atomic
 from data.sources import Item, Source
+from models.outside import read_json_object
 
 CHECKPOINT_SECONDS = 30
 
@@ -56,7 +57,7 @@ def take_sample(source: Source, count: int, seed: int, min_side: int, folder: Pa
     pool.mkdir(parents=True, exist_ok=True)
     state = {"part": 0, "item": 0, "items": 0, "candidates": 0, "skipped": {}, "pictures": {}}
     if state_file.exists():
-        state = json.loads(state_file.read_text(encoding="utf-8"))
+        state = read_json_object(state_file, "start anew with --overwrite")
     skipped = state["skipped"]
     held = {number: Picture(*picture) for number, picture in state["pictures"].items()}
     largest_first = [(-int(number, 16), number) for number in held]

@@ -22,6 +22,7 @@ from typing import BinaryIO
 from data.files import try_lock, write_atomic
 from eval.fields import item_key
 from models.errors import InputError
+from models.outside import json_object, read_bytes
 
 
 def part_paths(answers: Path) -> list[Path]:
@@ -56,24 +57,20 @@ def read_rows(path: Path, is_part: bool) -> tuple[list[dict], bool]:
 
     Raises InputError naming the first line that is not one JSON object, but for a last one that is cut.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return [], False
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = read_bytes(path, "give a file of answers").split(b"\n")
     unended = lines[-1] != b""
     lines = lines if unended else lines[:-1]
     rows = []
     for number, line in enumerate(lines, start=1):
+        advice = "mend the line, or start anew with --overwrite"
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif not (unended and number == len(lines) and (is_part or rows)):
-            raise InputError(f"{path}, line {number}: not a JSON object; mend the line, or start anew with --overwrite")
+            # A study's numbers may be NaN.
+            rows.append(json_object(line, f"{path}, line {number}", advice, finite=False))
+        except InputError:
+            if not (unended and number == len(lines) and (is_part or rows)):
+                raise
     return rows, unended
 
 

@@ -22,9 +22,10 @@ from models.modeling_gemma3 import Gemma3ForConditionalGeneration
 from models.modeling_llava import LlavaForConditionalGeneration, tokens_per_image
 from models.modeling_llava_next import LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from models.outside import is_there
 from models.processors import finish_processor, load_processor
 from models.quiet import quiet_transformers
-from models.reading import HUB_ARGUMENTS, WEIGHT_ERRORS, read_json, told_as
+from models.reading import HUB_ARGUMENTS, WEIGHT_ERRORS, check_shards, read_json, told_as
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ def load_transformers(
 
 def load_weights(model_class: type, path: str, source: str | None, **arguments) -> PreTrainedModel:
     """`from_pretrained(source)` that fails unless every weight was found, in its shape, and none was left over."""
+    if source is not None:
+        check_shards(Path(source))
     with told_as(f"{path}: weights cannot be read; download them again", *WEIGHT_ERRORS), quiet_transformers():
         model, report = model_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
@@ -225,8 +228,12 @@ def adapter_base(path: str, adapter: dict) -> str:
     base = adapter.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise InputError(f"{path}/adapter_config.json: no base_model_name_or_path; write the base checkpoint's path")
-    if Path(base).exists() and Path(base).resolve() == Path(path).resolve():
+    if is_there(base) and Path(base).resolve() == Path(path).resolve():
         raise InputError(f"{path}/adapter_config.json: base_model_name_or_path is this folder; write the base's path")
+    if is_there(Path(base) / "adapter_config.json"):
+        raise InputError(
+            f"{path}/adapter_config.json: base_model_name_or_path {base} is an adapter itself; merge that one first"
+        )
     return base
 
 

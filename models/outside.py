@@ -13,7 +13,9 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import yaml
 
@@ -29,26 +31,30 @@ HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 MEND = "mend it, or restore the file"
 
 
-class _DoubledKeyError(ValueError):
+class DoubledKeyError(ValueError):
     """An object has a key twice."""
+
+
+def open_outside(path: str | os.PathLike, advice: str = MEND) -> BinaryIO:
+    """A file, open to read bytes. Raises InputError if it is missing, no file or pipe, or not to be opened."""
+    try:
+        kind = os.stat(path).st_mode
+        if stat.S_ISREG(kind) or stat.S_ISFIFO(kind):
+            return open(path, "rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {advice}") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {advice}") from None
+    raise InputError(f"{path}: a {'folder' if stat.S_ISDIR(kind) else 'device or socket'}; give a file")
 
 
 def read_bytes(path: str | os.PathLike, advice: str = MEND) -> bytes:
     """All of a file. Raises InputError if it is missing, no file, not to be read, or larger than LARGEST."""
     try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise InputError(f"{path}: a folder; give a file")
-        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
-            raise InputError(f"{path}: a device or socket; give a file")
-        with open(path, "rb") as file:
+        with open_outside(path, advice) as file:
             content = file.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {advice}") from None
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {advice}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     if len(content) > LARGEST:
         raise InputError(f"{path}: more than {LARGEST} bytes; divide the file")
     return content
@@ -77,30 +83,42 @@ def parse_json(
         half_characters: True leaves lone surrogates in; the caller sees to them.
     """
     text = text_of(content, where) if isinstance(content, bytes) else content.removeprefix("\ufeff")
-
-    def constant(name: str) -> float:
-        if finite:
-            raise InputError(f"{where}: {name} is no JSON; write null or a number")
-        return float(name)
-
     if not text.strip():
         raise InputError(f"{where}: empty, so not JSON; {advice}")
+    with json_errors(lambda: text, where, advice):
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=constants(where, finite))
+    if text.count("[") + text.count("{") > DEEPEST or SUSPICIOUS.search(text):
+        check_value(value, where, advice, finite=finite, half_characters=half_characters)
+    return value
+
+
+@contextmanager
+def json_errors(text: Callable[[], str], where: str, advice: str) -> Iterator[None]:
+    """Whatever json's decoder raises of `text()` becomes an InputError."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
+        yield
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{where}: not JSON ({error.msg}, {place}); {advice}") from None
-    except _DoubledKeyError as error:
+    except DoubledKeyError as error:
         raise InputError(f"{where}: field {error} is there twice; delete one") from None
     except RecursionError:
         raise InputError(f"{where}: nested deeper than {DEEPEST} levels; {advice}") from None
     except InputError:
         raise
     except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise InputError(f"{where}: field {_huge_field(text)} is a number of thousands of digits; {advice}") from None
-    if text.count("[") + text.count("{") > DEEPEST or SUSPICIOUS.search(text):
-        check_value(value, where, advice, finite=finite, half_characters=half_characters)
-    return value
+        raise InputError(f"{where}: field {_huge_field(text())} is a number of thousands of digits; {advice}") from None
+
+
+def constants(where: str, finite: bool) -> Callable[[str], float]:
+    """json's `parse_constant`: takes NaN and Infinity, or refuses them."""
+
+    def constant(name: str) -> float:
+        if finite:
+            raise InputError(f"{where}: {name} is no JSON; write null or a number")
+        return float(name)
+
+    return constant
 
 
 def json_object(
@@ -146,7 +164,7 @@ def yaml_value(text: str, where: str) -> object:
     """The value of a YAML text, by the safe loader. Raises InputError: not YAML, a key twice, too deep, too large."""
     try:
         value = yaml.load(text, _UniqueKeys)
-    except _DoubledKeyError as error:
+    except DoubledKeyError as error:
         raise InputError(f"{where}: {error} is there twice; delete one") from None
     except RecursionError:
         raise InputError(f"{where}: nested deeper than {DEEPEST} levels; {MEND}") from None
@@ -160,18 +178,6 @@ def yaml_value(text: str, where: str) -> object:
     return value
 
 
-def unique_object() -> type[dict]:
-    """A dict that refuses a key it has, for readers that build objects key by key (ijson's `map_type`)."""
-    return _UniqueDict
-
-
-class _UniqueDict(dict):
-    def __setitem__(self, name, value):
-        if name in self:
-            raise InputError(f"field {json.dumps(name)} is there twice; delete one")
-        super().__setitem__(name, value)
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses a key that is twice in a mapping."""
 
@@ -179,24 +185,25 @@ class _UniqueKeys(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                raise _DoubledKeyError(f"key {key.value!r} (line {key.start_mark.line + 1})")
+                raise DoubledKeyError(f"key {key.value!r} (line {key.start_mark.line + 1})")
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise _DoubledKeyError(json.dumps(name))
+        raise DoubledKeyError(json.dumps(name))
     return found
 
 
 def _huge_field(text: str) -> str:
     """The name of the first field whose number Python refuses."""
     huge = object()
-    marks = json.loads(text, parse_int=lambda digits: huge if len(digits) > 4300 else 0)
+    decoder = json.JSONDecoder(parse_int=lambda digits: huge if len(digits) > 4300 else 0)
+    marks, _ = decoder.raw_decode(text.lstrip())
     return next(_name(path) for path, one in _nodes(marks, "", "") if one is huge)
 
 
@@ -222,3 +229,12 @@ def _name(path: tuple) -> str:
     """`conversations[0].value`, as people write it."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return json.dumps(text.removeprefix("."))[:200]
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """Whether something is at `path`; no for a name that can be no file's (too long, NUL in it)."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -155,7 +155,6 @@ def test_no_module_hides_another():
         "deepspeed",
         "accelerate",
         "yaml",
-        "ijson",
     }
     for folder in ("models", "data", "eval", "train"):
         assert not {path.stem for path in (ROOT / folder).glob("*.py")} & (taken | {folder})

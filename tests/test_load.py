@@ -280,7 +280,7 @@ def one_of_another_shape(folder):
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: not JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: a list, not a JSON object"),
         (without_weights, "weights cannot be read"),
         (truncated, "weights cannot be read"),
         (one_missing, "1 missing weights .first: model.multi_modal_projector.linear_1.weight"),

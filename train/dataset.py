@@ -22,6 +22,7 @@ from data.files import write_atomic
 from data.instructions import find_image, read_samples
 from models.errors import InputError
 from models.fingerprint import hash_json
+from models.outside import read_json_object
 from train.encode import Encoder, image_size, open_image
 from train.settings import Settings
 
@@ -47,7 +48,7 @@ def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
     `max_bad_samples` unreadable images, or nothing left.
     """
     key = data_key(settings, encoder)
-    if folder.is_dir() and (folder / READY).is_file() and json.loads((folder / READY).read_text())["key"] == key:
+    if folder.is_dir() and (folder / READY).is_file() and read_json_object(folder / READY).get("key") == key:
         return
     (folder / READY).unlink(missing_ok=True)  # first: a kill must not leave a part that looks ready
     shutil.rmtree(folder, ignore_errors=True)
@@ -192,7 +193,7 @@ class Samples(torch.utils.data.Dataset):
     def __init__(self, folder: Path, encoder: Encoder):
         self.rows = datasets.load_from_disk(str(folder / "rows"))
         self.encoder = encoder
-        counts = json.loads((folder / READY).read_text())
+        counts = read_json_object(folder / READY, "delete the folder; it is made again")
         self.dropped: dict[str, int] = counts["dropped"]
         columns = self.rows.with_format("numpy")
         self.lengths = np.asarray(columns["tokens"][:], dtype=np.int64)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from data.files import write_atomic
 from models.errors import InputError
+from models.outside import read_json_object
 from models.provenance import differences, provenance, versions
 from train import run_folder
 from train.loss_curve import draw_loss_curve
@@ -47,7 +48,7 @@ def run_in(folder: Path, settings: dict):
     with run_folder.lock_folder(folder):
         path = folder / RUN
         if path.is_file():
-            changes = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+            changes = differences(read_json_object(path, "choose another --output_dir"), settings)
             if changes:
                 raise InputError(f"--output_dir {folder}: holds another run ({changes}); choose another folder")
         elif {one.name for one in folder.iterdir()} - {run_folder.LOCK}:

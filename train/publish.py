@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from data.files import write_atomic
+from models.outside import read_json_object
 from train.run_folder import TRAINING, WHOLE
 
 # What of a checkpoint only a resumed run needs; and PEFT's empty form of a model card.
@@ -37,11 +38,11 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
             save_file(weights, target, metadata=metadata)
             total_size += sum(one.nbytes for one in weights.values())
         elif dtype is not None and path.name.endswith(".safetensors.index.json"):
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json_object(path)
             index["metadata"]["total_size"] = total_size
             write_atomic(target, json.dumps(index, indent=2, sort_keys=True) + "\n")
         elif dtype is not None and path.name == "config.json":
-            config = with_dtype(json.loads(path.read_text(encoding="utf-8")), str(dtype).removeprefix("torch."))
+            config = with_dtype(read_json_object(path, finite=False), str(dtype).removeprefix("torch."))
             write_atomic(target, json.dumps(config, indent=2) + "\n")
         else:
             shutil.copyfile(path, target)

@@ -18,6 +18,7 @@ import yaml
 
 from data.files import try_lock, write_atomic
 from models.errors import InputError
+from models.outside import json_object, read_yaml_mapping
 from models.provenance import differences
 from train.settings import FIELDS, Settings
 
@@ -75,12 +76,10 @@ def read_settings(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: not the settings of a run; --overwrite true deletes what is there")
-    return values
+        return read_yaml_mapping(path)
+    except InputError as error:
+        advice = "--overwrite true deletes what is there"
+        raise InputError(f"{path}: not the settings of a run; {advice} ({error})") from None
 
 
 def check_same(folder: Path, earlier: dict, settings: Settings) -> None:
@@ -144,7 +143,8 @@ def read_log(folder: Path) -> list[dict]:
         text = (folder / LOG).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = enumerate(text.split("\n")[:-1], start=1)
+    return [json_object(line, f"{folder / LOG}, line {number}", "restore the file") for number, line in lines]
 
 
 def append_log(folder: Path, line: dict) -> None:

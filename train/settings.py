@@ -7,9 +7,8 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from models.errors import ArgumentParser, InputError
+from models.outside import read_yaml_mapping, yaml_value
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "finetune", "lora")
@@ -122,24 +121,11 @@ def parse_settings(description: str, argv: list[str] | None = None) -> Settings:
 
 def read_recipe(path: Path) -> dict:
     """The settings in a recipe, checked; InputError naming the file and the key."""
-    recipe = read_yaml(path, "the recipes are in configs/train")
+    recipe = read_yaml_mapping(path, "the recipes are in configs/train")
     for name in recipe:
         if name not in FIELDS:
             raise InputError(f"{path}: {no_such_key(str(name))}")
     return {name: checked(f"{path}: {name}", name, value) for name, value in recipe.items()}
-
-
-def read_yaml(path: Path, advice: str) -> dict:
-    """The keys and values of a YAML file; InputError if it has none, with `advice` if there is no such file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {advice}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not `key: value` lines")
-    return content
 
 
 def no_such_key(name: str) -> str:
@@ -159,8 +145,8 @@ def from_text(name: str, text: str | list[str]):
     if textual and text != "null":
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yaml_value(text, f"--{name}")
+    except InputError:  # the text, of which `checked` says what is wrong
         return text
 
 
