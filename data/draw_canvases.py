@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.canvas import Layout, decode, draw_canvas, encode, fit, move_target
+from models.errors import ignore_interrupts
 
 JPEG_END = b"\xff\xd9"
 HEADER = 8  # bytes before a fitted picture's pixels: width and height, four each
@@ -111,6 +112,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _end_with_parent() -> None:
     """End this worker as soon as its parent is gone, even by a kill: it must not write to a resumed build."""
+    ignore_interrupts()
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,6 +125,7 @@ def _clear(folder: Path) -> None:
 
 
 def _remove_halves(folder: Path) -> None:
-    for pattern in (".*.tmp", "images/.*.tmp", f"{WORK}/.*.tmp"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for part in (folder, folder / "images", folder / WORK):
+        for path in part.glob(".*.tmp"):
+            if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
+                path.unlink(missing_ok=True)

@@ -12,22 +12,30 @@ file only behind whole rows. Any other line that is no row is an InputError: the
 
 import contextlib
 import errno
-import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from data import files
 from data.files import try_lock, write_atomic
 from eval.fields import item_key
 from models.errors import InputError
+from models.names import wrong_name
 from models.outside import json_object, read_bytes
+
+LONGEST_COMPANION = ".submission.json.0123456789abcdef.tmp"  # of the names that are made of an answers file's
 
 
 def part_paths(answers: Path) -> list[Path]:
-    """The part files that lie beside an answers file."""
-    return sorted(answers.parent.glob(glob.escape(answers.name) + ".part-*"))
+    """The part files that lie beside an answers file: those of exactly the names that processes write."""
+    is_part = re.compile(re.escape(answers.name) + r"\.part-(0|[1-9][0-9]*)")
+    with contextlib.suppress(OSError):  # no such folder
+        names = [name for name in os.listdir(answers.parent) if is_part.fullmatch(name)]
+        return sorted(answers.parent / name for name in names)
+    return []
 
 
 def collect(answers: Path, key: tuple[str, ...], outcome: str = "prediction") -> dict[tuple, dict]:
@@ -118,7 +126,7 @@ def discard(answers: Path) -> int:
         for path in (answers, *part_paths(answers)):
             if path.exists():
                 count += path.read_bytes().count(b"\n")
-                path.unlink()
+                os.unlink(os.path.realpath(path))  # a link to the answers stays
     return count
 
 
@@ -127,19 +135,19 @@ def to_lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def writing(path: str | Path) -> contextlib.AbstractContextManager:
     """What the system says against writing `path` becomes an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); what is on disk is kept") from None
+    return files.writing(path, kept="what is on disk is kept")
 
 
 def check_writable(answers: Path) -> None:
     """Raise InputError unless the answers file, and the files beside it, can be written. Writes nothing."""
     if answers.is_dir():
         raise InputError(f"{answers}: a folder; give the path of a file")
+    if answers.exists() and not answers.is_file():
+        raise InputError(f"{answers}: a device or a pipe; give the path of a file")
+    if reason := wrong_name(f"{answers.name}{LONGEST_COMPANION}"):
+        raise InputError(f"{answers}: the name of a file beside it {reason}; give a shorter one")
     folder = answers.absolute().parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
@@ -156,8 +164,7 @@ def only_writer(answers: Path) -> Iterator[None]:
     with _locked(path, answers):
         try:
             with writing(answers):
-                for leftover in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
-                    leftover.unlink(missing_ok=True)
+                files.remove_halves(answers)
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -61,10 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         files.append((text_of if path == arguments.findings else parse_json)(content, str(path)))
         if path != arguments.findings and not (isinstance(files[-1], dict) and {"seconds", "rows"} <= files[-1].keys()):
             raise InputError(f"{path}: holds no results of eval/benchmark.py; give what its --output_json wrote")
-    try:
-        write_atomic(arguments.output, page(files[:-1], files[-1]))
-    except OSError as error:
-        raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
+    write_atomic(arguments.output, page(files[:-1], files[-1]))
     print(f"written: {arguments.output}")
 
 

@@ -32,7 +32,7 @@ from eval.reporting.results import KINDS, PROBE, Results, find_results
 from eval.reporting.study_sections import rotary_section, score_section, study_sections
 from eval.reporting.verdict import Verdict
 from eval.result_files import check_bootstrap
-from models.errors import ArgumentParser, InputError, run_script
+from models.errors import ArgumentParser, InputError, printable, run_script
 
 
 def model_part(name: str, comparisons: list[Comparison], settings: argparse.Namespace, canvases: Canvases) -> Model:
@@ -115,15 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     positions = add_rotary(models, results)
     benchmarks = [score_section(path, content) for path, content in results.scores]
     page = render(arguments, models, positions, benchmarks, results)
-    try:
-        write_atomic(arguments.output, page.encode(errors="replace"))  # names of files need not be UTF-8
-    except OSError as error:
-        raise InputError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
+    write_atomic(arguments.output, page.encode(errors="replace"))  # names of files need not be UTF-8
     for model in models:
         for verdict in model.verdicts:
             print(f"{verdict.short}: {verdict.sentence}")
     for path, reason in results.left_out.items():
-        print(f"left out: {path}: {reason}")
+        print(printable(f"left out: {path}: {reason}"))
     print(f"written: {arguments.output}")
 
 

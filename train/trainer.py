@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.processing_utils import ProcessorMixin
 
 from data.files import write_atomic
-from models.errors import InputError
+from models.errors import InputError, ignore_interrupts
 from models.load import without_adapter
 from models.packed import packed_inputs
 from train import run_folder
@@ -75,6 +75,7 @@ class SftTrainer(Trainer):
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=workers,
+            worker_init_fn=ignore_interrupts,
             pin_memory=not self.args.use_cpu,
             persistent_workers=workers > 0,
         )
