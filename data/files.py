@@ -69,6 +69,13 @@ def try_lock(file: IO) -> bool:
     return True
 
 
+def is_same(file: IO, path: Path) -> bool:
+    """Whether an open file is still the one at `path`."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
+
+
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Write `content` so that `path` always holds either its old content or all of the new one.
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import try_lock, write_atomic
+from data.files import is_same, try_lock, write_atomic
 from models.errors import InputError
 from models.outside import read_json_object
 
@@ -86,7 +86,7 @@ def _lock(folder: Path, file: BinaryIO) -> None:
     if not try_lock(file):
         raise busy
     # A build that ended since the file was opened has removed it, and a third may hold a new one.
-    if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+    if not is_same(file, folder / LOCK):
         raise busy
 
 

@@ -24,6 +24,7 @@ MODEL_FILES = (
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 FLAG = "position_balance"
 SAMPLE_BYTES = 4096
+SAMPLES = 256
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -120,6 +121,22 @@ def _named_in(path: Path, field: str) -> str | None:
         value = read_json_object(path, finite=False).get(field)
         return value if isinstance(value, str) else None
     return None
+
+
+def hash_sampled(path: Path) -> str:
+    """Size and hash of a file, of which no more than SAMPLES pieces are read if it is large: optimizers have gigabytes.
+
+    Of safetensors all names, shapes and types count, and samples of each tensor.
+    """
+    size = path.stat().st_size
+    if path.suffix == ".safetensors" or size <= 2 * SAMPLES * SAMPLE_BYTES:
+        return _hash_file(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for number in range(SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return f"{size} bytes, {digest.hexdigest()}"
 
 
 def _hash_file(path: Path) -> str:

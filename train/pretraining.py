@@ -59,7 +59,12 @@ def run_in(folder: Path, settings: dict):
             print(f"{folder}: finished already; nothing to do")
             yield False
             return
-        yield True
+        try:
+            yield True
+        except InputError:
+            if not (folder / STATE).exists() and not (folder / run_folder.LOG).exists():
+                path.unlink()
+            raise
         training = {"settings": settings, "versions": versions(), "provenance": provenance()}
         write_atomic(folder / run_folder.TRAINING, json.dumps(training, indent=2) + "\n")
         (folder / STATE).unlink()
