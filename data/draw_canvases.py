@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.canvas import Layout, decode, draw_canvas, encode, fit, move_target
+from data.files import writing
 from models.errors import ignore_interrupts
 
 JPEG_END = b"\xff\xd9"
@@ -104,8 +105,9 @@ def _write(path: Path, content: bytes) -> None:
     """All or nothing for a killed process, without waiting for the disk; processes may write the same file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with writing(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

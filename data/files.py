@@ -10,16 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from models.errors import InputError, cannot_write, is_full
 from models.outside import LARGEST, json_object, open_outside
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
 
 OPEN_FILE = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
 
@@ -52,30 +45,6 @@ def iter_json_lines(path: str | os.PathLike, half_characters: bool = False) -> I
         raise InputError(f"{path}: empty; {advice}")
 
 
-def try_lock(file: IO) -> bool:
-    """Lock an open, writable file for this process until it closes it or ends; False if another process holds it.
-
-    A file system or a platform without locks keeps nobody out.
-    """
-    if fcntl is None:
-        return True
-    try:
-        # lockf, not flock: child processes must not inherit the lock and outlive a killed run with it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def is_same(file: IO, path: Path) -> bool:
-    """Whether an open file is still the one at `path`."""
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    return False
-
-
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Write `content` so that `path` always holds either its old content or all of the new one.
 
@@ -100,17 +69,18 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
 
 
 @contextmanager
-def writing(path: str | os.PathLike, kept: str = "") -> Iterator[None]:
+def writing(path: str | os.PathLike, kept: str = "", only_full: bool = False) -> Iterator[None]:
     """What the system, or a library for the system, says against writing `path` becomes an InputError.
 
     `kept` says what is safe. Only what a library writes of a full disk is told from its other errors by its words.
+    `only_full`: other errors of the system pass; for a body that reads, too.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) or is_full(error):
+        if (isinstance(error, OSError) and not only_full) or is_full(error):
             raise cannot_write(path, error, kept) from error
         raise
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import is_same, try_lock, write_atomic
+from data.files import write_atomic
 from models.errors import InputError
+from models.locks import is_same, try_lock
 from models.outside import read_json_object
 
 WORK, LOCK = ".build", ".build.lock"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from data.canvas import PictureError, decode
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from data.sources import Item, Source
 from models.outside import read_json_object
 
@@ -87,7 +87,8 @@ def take_sample(source: Source, count: int, seed: int, min_side: int, folder: Pa
         if len(held) == count:
             _, last = heapq.heappop(largest_first)
             dropped.append(held.pop(last).file)
-        (pool / number).write_bytes(content)
+        with writing(pool / number, kept="the build goes on when the same command is given again"):
+            (pool / number).write_bytes(content)
         held[number] = Picture(caption, hashlib.sha256(content).hexdigest(), number)
         heapq.heappush(largest_first, (-int(number, 16), number))
     write_state(len(source.parts), 0)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data import files
-from data.files import try_lock, write_atomic
+from data.files import write_atomic
 from eval.fields import item_key
 from models.errors import InputError
+from models.locks import try_lock
 from models.names import wrong_name
 from models.outside import json_object, read_bytes
 

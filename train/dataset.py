@@ -8,6 +8,7 @@ samples that are over-long or whose image is missing are left out and listed. Ro
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from data.instructions import find_image, read_samples
 from models.errors import InputError
 from models.fingerprint import hash_json
@@ -52,11 +53,13 @@ def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
         return
     (folder / READY).unlink(missing_ok=True)  # first: a kill must not leave a part that looks ready
     shutil.rmtree(folder, ignore_errors=True)
-    for killed in folder.parent.glob(f".{folder.name}.*"):  # what an earlier process was writing
-        shutil.rmtree(killed, ignore_errors=True)
+    for name in os.listdir(folder.parent):  # what an earlier process was writing: the run's folder is locked
+        if re.fullmatch(rf"\.{folder.name}\.\d+", name):
+            shutil.rmtree(folder.with_name(name), ignore_errors=True)
     half = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        counts = write_rows(settings, encoder, half)
+        with writing(half, only_full=True):
+            counts = write_rows(settings, encoder, half)
         write_atomic(half / READY, json.dumps({"key": key} | counts) + "\n")
         os.replace(half, folder)
     finally:

@@ -8,9 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from models.outside import read_json_object
-from train.run_folder import TRAINING, WHOLE
+from models.writing import give_usual_modes
+from train.run_folder import KEPT, TRAINING, WHOLE
 
 # What of a checkpoint only a resumed run needs; and PEFT's empty form of a model card.
 STATE = (
@@ -25,6 +26,13 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
     `training` is written last, as training.json: a folder that has it is complete. A run that was killed in here
     does it again.
     """
+    with writing(folder, KEPT):
+        _copy(checkpoint, folder, dtype)
+        give_usual_modes(folder, "*")
+    write_atomic(folder / TRAINING, json.dumps(training, indent=2, ensure_ascii=False) + "\n")
+
+
+def _copy(checkpoint: Path, folder: Path, dtype: torch.dtype | None) -> None:
     total_size = 0  # of the weights as written; an index of several files says it, and is behind them in this order
     for path in sorted(checkpoint.iterdir()):
         if path.is_dir() or path.name in STATE or path.name.startswith("rng_state"):
@@ -46,7 +54,6 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
             write_atomic(target, json.dumps(config, indent=2) + "\n")
         else:
             shutil.copyfile(path, target)
-    write_atomic(folder / TRAINING, json.dumps(training, indent=2, ensure_ascii=False) + "\n")
 
 
 def with_dtype(config, name: str):

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import yaml
 
-from data.files import is_same, try_lock, write_atomic, write_json
+from data.files import write_atomic, write_json, writing
 from models.errors import InputError
 from models.fingerprint import hash_sampled
+from models.locks import is_same, try_lock
 from models.outside import json_object, read_json_object, read_yaml_mapping
 from models.provenance import differences
+from models.writing import give_usual_modes
 from train.settings import FIELDS, Settings
 
 SETTINGS, WHOLE, LOG, TRAINING = "settings.yaml", "whole.json", "log.jsonl", "training.json"
+KEPT = "what is saved is kept, and --resume auto goes on from it"
 LOCK, DATA = ".lock", "data.sha256"
 REPORTS = ("dropped.jsonl",)  # what a refusal may tell the user to look into
 CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
@@ -152,6 +155,8 @@ def mark_whole(checkpoint: Path, keep: int, processes: int = 1) -> None:
 
     `processes` is how many have written it. Its files are listed, with sizes and hashes that `check_whole` compares.
     """
+    with writing(checkpoint):
+        give_usual_modes(checkpoint)
     content = {"checkpoint": checkpoint.name, "processes": processes, "files": sample_files(checkpoint)}
     write_json(checkpoint / WHOLE, content)
     kept = whole_checkpoints(checkpoint.parent)[-keep:]
@@ -229,5 +234,5 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def append_log(folder: Path, line: dict) -> None:
-    with open(folder / LOG, "a", encoding="utf-8") as file:
+    with writing(folder / LOG, KEPT), open(folder / LOG, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.processing_utils import ProcessorMixin
 
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from models.errors import InputError, ignore_interrupts
 from models.load import without_adapter
 from models.packed import packed_inputs
@@ -156,7 +156,7 @@ class SftTrainer(Trainer):
         lines = [{"sample": name, "reason": reason} for part in everywhere for name, reason in part]
         path = self.folder / UNREADABLE
         if self.is_world_process_zero():
-            with open(path, "a", encoding="utf-8") as file:
+            with writing(path, run_folder.KEPT), open(path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self.unreadable += len(lines)
         if self.unreadable > self.settings.max_bad_samples:
@@ -166,10 +166,11 @@ class SftTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        checkpoint = self.folder / f"checkpoint-{self.state.global_step}"
+        with writing(checkpoint, run_folder.KEPT):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process writes parts of its own
         if self.is_world_process_zero():
-            checkpoint = self.folder / f"checkpoint-{self.state.global_step}"
             run_folder.mark_whole(checkpoint, self.settings.save_total_limit, self.args.world_size)
             draw_loss_curve(self.folder, self.folder / "loss.png")
 
