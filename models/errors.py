@@ -54,10 +54,10 @@ def _check_names(values: dict[str, object], written: tuple[str, ...]) -> None:
 FREE_TEXT = ("judge_command",)
 # What a system says where there is no more room: of the disk, of a quota, of the size that a file may have.
 FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+# What torch.save says where a write has failed; it does not say why.
+TORCHS = ("PytorchStreamWriter failed writing", "inline_container.*unexpected pos", "basic_ios::clear: iostream error")
 FULL_IN_WORDS = re.compile(
-    "|".join(
-        [*map(os.strerror, FULL), *(rf"os error {number}\b" for number in FULL), "PytorchStreamWriter failed writing"]
-    ),
+    "|".join([*map(os.strerror, FULL), *(rf"os error {number}\b" for number in FULL), *TORCHS]),
     re.IGNORECASE,
 )
 
@@ -78,6 +78,8 @@ def cannot_write(path: str | os.PathLike, error: BaseException, kept: str = "") 
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
     number = getattr(error, "errno", None)
     advice = "choose another path"
+    if re.search("|".join(TORCHS), reason):
+        reason = "torch could not write all of it"
     if is_full(error):
         advice = "free space, or choose another disk"
     elif number == errno.ENAMETOOLONG:
