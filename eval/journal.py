@@ -22,7 +22,7 @@ from typing import BinaryIO
 from data import files
 from data.files import write_atomic
 from eval.fields import item_key
-from models.errors import InputError
+from models.errors import InputError, steady
 from models.locks import try_lock
 from models.names import wrong_name
 from models.outside import json_object, read_bytes
@@ -99,6 +99,7 @@ def open_to_append(path: Path) -> BinaryIO:
 
 def append_rows(part: BinaryIO, rows: list[dict]) -> None:
     """Append rows and return once they are on the disk."""
+    rows = [row | {"error": steady(row["error"])} if "error" in row else row for row in rows]
     content = memoryview(to_lines(rows).encode())
     with writing(part.name):
         while content:

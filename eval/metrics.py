@@ -38,7 +38,7 @@ from eval.probe_statistics import (
     point,
     variance_noise,
 )
-from eval.result_files import check_bootstrap, check_inputs, name_runs
+from eval.result_files import check_inputs, name_runs
 from models.errors import ArgumentParser, run_script
 
 SCORERS = {"default": read_yes_no, "paper": read_yes_no_paper}
@@ -169,7 +169,6 @@ def _check(arguments: argparse.Namespace) -> None:
     files = arguments.results_file
     check_inputs(files, "results_file")
     arguments.labels = name_runs(arguments.labels, files, "results")
-    check_bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.output_heatmap:
         check_suffix(arguments.output_heatmap)
 

@@ -55,8 +55,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--labels: {len(arguments.labels)} labels for {len(files)} results files; give one each")
     if len(set(arguments.labels)) != len(files):
         raise InputError(f"--labels: {arguments.labels[0]!r} twice, or one file twice; tell the runs apart")
-    if arguments.bootstrap < 0 or arguments.seed < 0:
-        raise InputError("--bootstrap, --seed: give 0 or more")
     check_suffix(arguments.output_path)
     outputs = {name: filter(None, [getattr(arguments, name)]) for name in ("output_path", "output_json")}
     check_apart({"results_file": files}, outputs)  # again: a folder was given for the file in it

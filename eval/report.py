@@ -31,7 +31,6 @@ from eval.reporting.probe_section import probe_section
 from eval.reporting.results import KINDS, PROBE, Results, find_results
 from eval.reporting.study_sections import rotary_section, score_section, study_sections
 from eval.reporting.verdict import Verdict
-from eval.result_files import check_bootstrap
 from models.errors import ArgumentParser, InputError, printable, run_script
 
 
@@ -93,9 +92,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--bootstrap", type=int, default=2000, metavar="N", help="resamples, 0: no intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    check_bootstrap(arguments.bootstrap, arguments.seed)
-    if arguments.examples < 0:
-        raise InputError(f"--examples: {arguments.examples} is negative; give 0 or more")
     # No result has this suffix, so none can be overwritten.
     if arguments.output.suffix.lower() != ".html" or arguments.output.is_dir():
         raise InputError(f"--output {arguments.output}: the page's name must end in .html, and be no folder")

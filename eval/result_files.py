@@ -29,11 +29,3 @@ def name_runs(labels: list[str] | None, files: Sequence[str], kind: str) -> list
     if len(set(labels)) != len(files):
         raise InputError(f"--labels: {labels[0]!r} twice; tell the two runs apart")
     return labels
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raise InputError for numbers below 0."""
-    if resamples < 0:
-        raise InputError(f"--bootstrap: {resamples} is negative; give a number of resamples, or 0 for none")
-    if seed < 0:
-        raise InputError(f"--seed: {seed} is negative; give 0 or more")

@@ -14,7 +14,7 @@ import argparse
 from data.files import write_atomic, write_json
 from eval.fields import item_key
 from eval.journal import to_lines
-from eval.result_files import check_bootstrap, check_inputs, name_runs
+from eval.result_files import check_inputs, name_runs
 from eval.scorers import (
     chartqa,
     crpe,
@@ -87,7 +87,6 @@ def _check(arguments: argparse.Namespace) -> None:
     files, scorers = arguments.answers_file, BENCHMARKS[arguments.benchmark].scorers
     check_inputs(files, "answers_file")
     arguments.labels = name_runs(arguments.labels, files, "answers")
-    check_bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.scorer not in scorers:
         raise InputError(f"--scorer: {arguments.scorer!r}; {arguments.benchmark} has {', '.join(scorers)}")
     if arguments.per_row and len(arguments.per_row) != len(files):

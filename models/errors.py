@@ -18,7 +18,8 @@ class InputError(ValueError):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, whose complaint about the command line is an InputError of one line, without the usage.
 
-    Names are checked here for all commands: each can be a file's, and no file to write is also one to read. Written are
+    Names and numbers are checked here for all commands: a name can be a file's, a number is in its option's range
+    (models/ranges.py), and no file to write is also one to read. Written are
     the files of options that are called --output..., --per_row, --save_model_path, and those in `written`.
     """
 
@@ -28,8 +29,12 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
     def parse_known_args(self, args=None, namespace=None):
+        from models.ranges import check_range  # which needs InputError from here
+
         namespace, rest = super().parse_known_args(args, namespace)
         _check_names(vars(namespace), self.written)
+        for option, value in vars(namespace).items():
+            check_range(f"--{option}", option, value)
         return namespace, rest
 
 
@@ -71,6 +76,11 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def steady(reason: str) -> str:
+    """A reason without addresses in memory, which no two runs share: the same command writes the same bytes."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-fA-F]+>", "", reason))
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException, kept: str = "") -> InputError:

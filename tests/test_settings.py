@@ -121,7 +121,7 @@ def test_lines_of_a_recipe(recipe, text, name, value):
     ("text", "told"),
     [
         ("lerning_rate: 1", "no setting is called 'lerning_rate'; the nearest is 'learning_rate'"),
-        ("lora_r: 8", "no setting is called 'lora_r'; the nearest is 'lora_"),
+        ("lora_r: 8", "no setting is called 'lora_r'; here it is 'lora_rank"),
         ("1: 2", "no setting is called '1'"),
         ("lora_rank: 8.5", "lora_rank is 8.5; a whole number is expected"),
         ("lora_rank: true", "lora_rank is True; a whole number is expected"),

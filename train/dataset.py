@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.files import write_atomic, writing
 from data.instructions import find_image, read_samples
-from models.errors import InputError
+from models.errors import InputError, steady
 from models.fingerprint import hash_json
 from models.outside import read_json_object
 from train.encode import Encoder, image_size, open_image
@@ -149,7 +149,7 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
             raise
         return row | {"dropped": "malformed", "reason": str(error)}
     except (OSError, ValueError) as error:
-        return row | {"dropped": "unreadable image", "reason": " ".join(str(error).split())}
+        return row | {"dropped": "unreadable image", "reason": steady(" ".join(str(error).split()))}
     if row["tokens"] > settings.cutoff_len:
         row |= {"dropped": "over-long", "reason": f"{row['tokens']} tokens, cutoff_len is {settings.cutoff_len}"}
     return row
@@ -223,4 +223,4 @@ class Samples(torch.utils.data.Dataset):
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            return {"name": row["name"], "bad": " ".join(str(error).split()) or type(error).__name__}
+            return {"name": row["name"], "bad": steady(" ".join(str(error).split())) or type(error).__name__}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.errors import ArgumentParser, InputError
 from models.outside import read_yaml_mapping, yaml_value
+from models.ranges import check_range
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "finetune", "lora")
@@ -94,6 +95,49 @@ class Settings:
     report_to: str = setting("none", "", ("none", "tensorboard", "wandb", "trackio"), decides=False)
 
 
+# What transformers, PEFT, LLaVA and LLaMA-Factory call settings that are called otherwise here.
+PER_UPDATE = "'global_batch_size': rows in one update, over all processes and accumulation steps"
+OTHER_NAMES = {
+    "gradient_accumulation_steps": f"{PER_UPDATE}; accumulation follows from it",
+    "gradient_accumulation": f"{PER_UPDATE}; accumulation follows from it",
+    "train_batch_size": PER_UPDATE,
+    "batch_size": f"{PER_UPDATE}; or 'per_device_batch_size': rows in one forward pass",
+    "per_device_train_batch_size": "'per_device_batch_size'",
+    "num_train_epochs": "'num_epochs'",
+    "epochs": "'num_epochs'",
+    "max_train_steps": "'max_steps'",
+    "lr": "'learning_rate'",
+    "mm_projector_lr": "'projector_learning_rate'",
+    "lr_scheduler_type": "'lr_scheduler'",
+    "warmup_steps": "'warmup_ratio': a part of the updates",
+    "r": "'lora_rank'",
+    "lora_r": "'lora_rank'",
+    "target_modules": "'lora_target'",
+    "lora_target_modules": "'lora_target'",
+    "finetuning_type": "'stage'",
+    "model": "'model_path'",
+    "model_name_or_path": "'model_path'",
+    "model_max_length": "'cutoff_len'",
+    "max_length": "'cutoff_len'",
+    "max_seq_length": "'cutoff_len'",
+    "data_path": "'data'",
+    "dataset": "'data'",
+    "image_dir": "'image_folder'",
+    "media_dir": "'image_folder'",
+    "image_path": "'image_folder'",
+    "interleave_probs": "'data_weights': passes over each file in one epoch",
+    "group_by_modality_length": "'group_by': modality_length",
+    "group_by_length": "'group_by': modality_length",
+    "dataloader_num_workers": "'num_workers'",
+    "preprocessing_num_workers": "'num_workers'",
+    "resume_from_checkpoint": "'resume': auto",
+    "overwrite_output_dir": "'overwrite'",
+    "flash_attn": "'attn_implementation'",
+    "freeze_backbone": "'stage': pretrain",
+    "tune_mm_mlp_adapter": "'stage': pretrain",
+    "lora_enable": "'stage': lora",
+    "fp16": "'bf16': true or false",
+}
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
 
@@ -129,6 +173,8 @@ def read_recipe(path: Path) -> dict:
 
 
 def no_such_key(name: str) -> str:
+    if name in OTHER_NAMES:
+        return f"no setting is called {name!r}; here it is {OTHER_NAMES[name]}"
     near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)
     return f"no setting is called {name!r}; the nearest is {near[0]!r}" if near else f"no setting is called {name!r}"
 
@@ -170,7 +216,7 @@ def as_type(where: str, kind: type, value):
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif type(value) is kind:
         return value
@@ -200,6 +246,8 @@ def check_settings(settings: Settings, processes: int) -> None:
         settings.data_weights and not sum(settings.data_weights)
     ):
         raise InputError("data_weights: a negative one, or nothing but zeros")
+    for name, value in vars(settings).items():
+        check_range(name, name, value)
     for name in (
         "cutoff_len",
         "global_batch_size",
