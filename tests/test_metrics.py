@@ -266,7 +266,7 @@ def test_an_unfinished_run_is_not_scored(tmp_path):
     ):
         main(["--results_file", answers, *FAST])
     manifest.write_text("{")
-    with pytest.raises(InputError, match=r"a\.jsonl\.manifest\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"a\.jsonl\.manifest\.json: not JSON"):
         main(["--results_file", answers, *FAST])
 
 

@@ -137,3 +137,23 @@ run_script(main)
     assert done.returncode == 2
     told = "error: /full/file: cannot be written (No space left on device); free space, or choose another disk\n"
     assert done.stderr == told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--bootstrap", "1000000000"], "--bootstrap is 1000000000; 1000000 or less is expected"),
+        (["--bootstrap", "-1"], "--bootstrap is -1; 0 or more"),
+        (["--seed", "4294967296"], "--seed is 4294967296; 4294967295 or less"),
+        (["--other", "1" * 60], "--other is 1111111111111111111111111111111111111111; 2147483647 or less"),
+        (["--share", "nan"], "--share is nan; a finite number"),
+        (["--share", "1", "inf"], "--share is inf; a finite number"),
+    ],
+)
+def test_numbers_of_all_commands_have_a_range(words, told):
+    made = ArgumentParser()
+    for name in ("bootstrap", "seed", "other"):
+        made.add_argument(f"--{name}", type=int)
+    made.add_argument("--share", type=float, nargs="+")
+    with pytest.raises(InputError, match=told):
+        made.parse_args(words)

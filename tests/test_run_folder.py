@@ -340,3 +340,14 @@ def test_a_refused_run_deletes_nothing_of_others(settings, folder):
     with pytest.raises(InputError, match="holds files"):
         refused(settings)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_curve_that_shows_what_is_dropped_goes(settings, folder):
+    opened(settings)
+    for step in (1, 2, 3):
+        append_log(folder, {"step": step, "loss": 1.0})
+    (folder / "loss.png").write_text("of three updates")
+    cut_log(folder, 3)
+    assert (folder / "loss.png").exists()
+    cut_log(folder, 2)
+    assert not (folder / "loss.png").exists()

@@ -112,7 +112,7 @@ def optimize(
         run_folder.append_log(folder, line | {"seconds": round(time.perf_counter() - began, 3)})
         if (step + 1) % save_steps == 0 or step + 1 == steps:
             save_state(folder / STATE, parts, step + 1)
-            draw_loss_curve(folder, folder / "loss.png")
+            draw_loss_curve(folder, folder / run_folder.CURVE)
 
 
 def rate(step: int, steps: int) -> float:

@@ -27,6 +27,7 @@ from models.writing import give_usual_modes
 from train.settings import FIELDS, Settings
 
 SETTINGS, WHOLE, LOG, TRAINING = "settings.yaml", "whole.json", "log.jsonl", "training.json"
+CURVE = "loss.png"
 KEPT = "what is saved is kept, and --resume auto goes on from it"
 LOCK, DATA = ".lock", "data.sha256"
 REPORTS = ("dropped.jsonl",)  # what a refusal may tell the user to look into
@@ -218,7 +219,10 @@ def check_data(folder: Path, digest: str) -> None:
 
 def cut_log(folder: Path, step: int) -> None:
     """Drop the lines of log.jsonl behind `step`: they will be written again."""
-    lines = [line for line in read_log(folder) if line["step"] <= step]
+    logged = read_log(folder)
+    lines = [line for line in logged if line["step"] <= step]
+    if len(lines) < len(logged):
+        (folder / CURVE).unlink(missing_ok=True)  # it shows what is dropped; the next checkpoint draws it anew
     if (folder / LOG).exists():
         write_atomic(folder / LOG, "".join(json.dumps(line) + "\n" for line in lines))
 

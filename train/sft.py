@@ -105,8 +105,8 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
 
     # The result.
     dtype = torch.bfloat16 if settings.bf16 and settings.stage != "lora" else None
+    processes.by_first(lambda: draw_loss_curve(folder, folder / run_folder.CURVE))
     processes.by_first(lambda: publish(run_folder.whole_checkpoints(folder)[-1], folder, training, dtype))
-    processes.by_first(lambda: draw_loss_curve(folder, folder / "loss.png"))
     say(processes, f"{folder}: the trained {'adapter' if settings.stage == 'lora' else 'model'}; loss curve: loss.png")
 
 

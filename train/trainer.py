@@ -172,7 +172,7 @@ class SftTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes parts of its own
         if self.is_world_process_zero():
             run_folder.mark_whole(checkpoint, self.settings.save_total_limit, self.args.world_size)
-            draw_loss_curve(self.folder, self.folder / "loss.png")
+            draw_loss_curve(self.folder, self.folder / run_folder.CURVE)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The model (or adapter, with the whole config.json that bears the flag) and its processor."""
