@@ -14,6 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.canvas import Layout, decode, draw_canvas, encode, fit, move_target
+from data.files import writing
+from models.errors import ignore_interrupts
 
 JPEG_END = b"\xff\xd9"
 HEADER = 8  # bytes before a fitted picture's pixels: width and height, four each
@@ -103,14 +105,16 @@ def _write(path: Path, content: bytes) -> None:
     """All or nothing for a killed process, without waiting for the disk; processes may write the same file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with writing(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _end_with_parent() -> None:
     """End this worker as soon as its parent is gone, even by a kill: it must not write to a resumed build."""
+    ignore_interrupts()
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-import ijson
-
 from data.files import iter_json_lines
 from data.sources import IMAGE_SUFFIXES
 from models.errors import InputError
+from models.json_array import is_array, iter_json_array
+from models.outside import check_value
 
 IMAGE_MARK = "<image>"
 TEXT_ONLY = "text only"
@@ -55,45 +55,16 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[int, object]]:
 
     Raises InputError if the file is missing, unreadable, empty or broken (where is told).
     """
-    if _is_array(path):
-        yield from _array_items(path)
+    advice = "give a JSON array or JSON lines of instruction samples"
+    if is_array(path, advice):
+        index = -1
+        for index, value in enumerate(iter_json_array(path, "restore the file")):
+            yield index, value
+        if index < 0:
+            raise InputError(f"{path}: an empty array; instruction samples are expected")
     else:
-        for index, (_, value) in enumerate(iter_json_lines(path)):
+        for index, (_, value) in enumerate(iter_json_lines(path, half_characters=True)):
             yield index, value
-
-
-def _is_array(path: str | os.PathLike) -> bool:
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(4096):
-                if block := block.lstrip():
-                    return block.startswith(b"[")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a JSON array or JSON lines of instruction samples") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file of instruction samples") from None
-    return False
-
-
-def _array_items(path: str | os.PathLike) -> Iterator[tuple[int, object]]:
-    index = -1
-    with open(path, "rb") as file:
-        items = ijson.items(file, "item", use_float=True)
-        while True:
-            try:
-                value = next(items, items)
-            except (ijson.JSONError, OSError) as error:
-                reason = (str(error).splitlines() or [""])[0].strip()
-                place = f"behind sample {index}" if index >= 0 else "before the first sample ends"
-                raise InputError(
-                    f"{path}: broken JSON {place}, byte {file.tell()} or shortly before ({reason}); restore the file"
-                ) from None
-            if value is items:
-                break
-            index += 1
-            yield index, value
-    if index < 0:
-        raise InputError(f"{path}: an empty array; instruction samples are expected")
 
 
 def canonical_sample(path: str | os.PathLike, index: int, value: object) -> dict[str, object]:
@@ -106,6 +77,7 @@ def canonical_sample(path: str | os.PathLike, index: int, value: object) -> dict
     where = f"{path}, sample {index}"
     if not isinstance(value, dict):
         raise InputError(f"{where}: a {type(value).__name__}, not a JSON object; mend or remove it")
+    check_value(value, where, "mend or remove it")
     name = value.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise InputError(f'{where}: field "id" is a {type(name).__name__}; give a string or an integer')
@@ -150,7 +122,7 @@ def _messages(value: dict, where: str) -> tuple[str, list[dict]]:
     if not isinstance(system, str | None):
         raise InputError(f'{where}: field "system" is a {type(system).__name__}; give text')
     if system:
-        messages.insert(0, {"role": "system", "content": _encodable(system, f'{where}: field "system"')})
+        messages.insert(0, {"role": "system", "content": system})
     return fields[0], messages
 
 
@@ -165,7 +137,7 @@ def _message(turn: object, where: str) -> dict[str, str]:
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise InputError(f"{where} has no text but a {type(content).__name__}; give a string or a list of typed parts")
-    return {"role": ROLES[role], "content": _encodable(content, where)}
+    return {"role": ROLES[role], "content": content}
 
 
 def _part(part: object, where: str) -> str:
@@ -175,14 +147,6 @@ def _part(part: object, where: str) -> str:
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
     raise InputError(f'{where} has an unknown part; known are {{"type": "text", "text": ...}} and {{"type": "image"}}')
-
-
-def _encodable(text: str, where: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can hold it; tokenizers cannot read it
-        raise InputError(f"{where} has half a surrogate pair; remove that character") from None
-    return text
 
 
 def _like_llava(messages: list[dict], images: list[str]) -> list[dict]:

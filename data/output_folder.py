@@ -6,14 +6,17 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import try_lock, write_atomic
+from data.files import write_atomic
 from models.errors import InputError
+from models.locks import is_same, try_lock
+from models.outside import read_json_object
 
 WORK, LOCK = ".build", ".build.lock"
 
@@ -72,13 +75,11 @@ def read_manifest(folder: Path) -> dict | None:
     path = folder / "manifest.json"
     if not path.exists():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(manifest["identity"], dict):
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{path}: not the manifest of a build; choose another --output_dir")
+    advice = "choose another --output_dir"
+    manifest = read_json_object(path, advice)
+    if isinstance(manifest.get("identity"), dict):
+        return manifest
+    raise InputError(f"{path}: not the manifest of a build; {advice}")
 
 
 def _lock(folder: Path, file: BinaryIO) -> None:
@@ -86,7 +87,7 @@ def _lock(folder: Path, file: BinaryIO) -> None:
     if not try_lock(file):
         raise busy
     # A build that ended since the file was opened has removed it, and a third may hold a new one.
-    if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+    if not is_same(file, folder / LOCK):
         raise busy
 
 
@@ -95,7 +96,7 @@ def _check_holder(folder: Path, identity: dict, overwrite: bool) -> None:
     if manifest is not None:
         there = manifest["identity"]
     elif unfinished.exists():
-        there = json.loads(unfinished.read_text(encoding="utf-8"))
+        there = read_json_object(unfinished, "give --overwrite to start anew") if not overwrite else identity
     else:
         if strangers := sorted(name for name in os.listdir(folder) if not name.startswith(".")):
             raise InputError(
@@ -125,6 +126,7 @@ def _clear(folder: Path) -> None:
 
 
 def _remove_halves(folder: Path) -> None:
-    for pattern in (".*.tmp", "images/.*.tmp", f"{WORK}/.*.tmp"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for part in (folder, folder / "images", folder / WORK):
+        for path in part.glob(".*.tmp"):
+            if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name):
+                path.unlink(missing_ok=True)

@@ -1,13 +1,12 @@
 """A folder of a few files that comes whole or not at all: written beside its place, then renamed."""
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from data.output_folder import read_manifest
 from models.errors import InputError
+from models.writing import OLD, hidden_folder, remove_killed
 
 
 def holds(folder: Path, identity: dict, overwrite: bool) -> bool:
@@ -57,26 +56,23 @@ def _check_writable(folder: Path) -> None:
 def publish(folder: Path, identity: dict, files: dict[str, str], overwrite: bool) -> None:
     """Put `files` (name -> text) into place as `folder`, instead of what `holds` let be replaced.
 
-    A kill leaves the old folder or the new one, in the worst moment neither; it may leave `.<name>.*` beside it.
+    A kill leaves the old folder or the new one, in the worst moment neither: the next run then puts the old one back.
     Raises InputError if the disk refuses; the old folder then stays.
     """
     target = folder.resolve()  # not a link to it
-    new, old = (target.with_name(f".{target.name}.{secrets.token_hex(8)}.{end}") for end in ("new", "old"))
-    try:
-        for name, text in files.items():
-            write_atomic(new / name, text)
-        if holds(folder, identity, overwrite):  # another run was faster
-            return
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(new, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror}); choose another") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    with writing(f"--output_dir {folder}"):
+        remove_killed(target)
+        with hidden_folder(target) as hidden:
+            new, old = hidden / "new", hidden / OLD
+            for name, text in files.items():
+                write_atomic(new / name, text)
+            if holds(folder, identity, overwrite):  # another run was faster
+                return
+            if target.exists():
+                os.rename(target, old)
+            try:
+                os.rename(new, target)
+            except OSError:
+                if old.exists():
+                    os.rename(old, target)
+                raise

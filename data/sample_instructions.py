@@ -186,10 +186,7 @@ def check_draw(args: argparse.Namespace, result: Draw) -> None:
     lacking = {data: row["missing"] for data, row in result.counts.items() if row["missing"]}
     if lacking and not args.skip_missing:
         names = "".join(f"{name}\n" for name in sorted(result.missing))
-        try:
-            write_atomic(missing_list(args), names.encode(errors="backslashreplace"))
-        except OSError as error:
-            raise InputError(f"{missing_list(args)}: cannot be written ({error.strerror})") from None
+        write_atomic(missing_list(args), names.encode(errors="backslashreplace"))
         raise InputError(
             f"--image_folder {args.image_folder}: {sum(lacking.values())} samples lack an image ("
             f"{told(lacking)}); the {len(result.missing)} names are in {missing_list(args)}; get them or give "

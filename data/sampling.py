@@ -16,8 +16,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from data.canvas import PictureError, decode
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from data.sources import Item, Source
+from models.outside import read_json_object
 
 CHECKPOINT_SECONDS = 30
 
@@ -56,7 +57,7 @@ def take_sample(source: Source, count: int, seed: int, min_side: int, folder: Pa
     pool.mkdir(parents=True, exist_ok=True)
     state = {"part": 0, "item": 0, "items": 0, "candidates": 0, "skipped": {}, "pictures": {}}
     if state_file.exists():
-        state = json.loads(state_file.read_text(encoding="utf-8"))
+        state = read_json_object(state_file, "start anew with --overwrite")
     skipped = state["skipped"]
     held = {number: Picture(*picture) for number, picture in state["pictures"].items()}
     largest_first = [(-int(number, 16), number) for number in held]
@@ -86,7 +87,8 @@ def take_sample(source: Source, count: int, seed: int, min_side: int, folder: Pa
         if len(held) == count:
             _, last = heapq.heappop(largest_first)
             dropped.append(held.pop(last).file)
-        (pool / number).write_bytes(content)
+        with writing(pool / number, kept="the build goes on when the same command is given again"):
+            (pool / number).write_bytes(content)
         held[number] = Picture(caption, hashlib.sha256(content).hexdigest(), number)
         heapq.heappush(largest_first, (-int(number, 16), number))
     write_state(len(source.parts), 0)

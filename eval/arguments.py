@@ -24,6 +24,7 @@ def build_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.written = ("answers_file",)
     add = parser.add_argument
     add("--model_path", "--model", required=True, help="checkpoint: a folder, or an id of the hub")
     if file_in_folder is None:

@@ -1,10 +1,7 @@
 """The fields of a row: its key, and whether it has what it needs."""
 
 import json
-import re
 from collections.abc import Iterator
-
-HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # a lone surrogate: no UTF-8 file can hold it
 
 
 def item_key(item: dict, key: tuple[str, ...]) -> tuple:

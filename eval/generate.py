@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.items import PictureError, image_field, open_picture, picture_parts, without_pictures
 from models import load_model
-from models.errors import InputError
+from models.errors import InputError, ignore_interrupts
 from models.literal_text import literal_messages, shown
 from models.load import without_adapter
 from models.processors import has_first_token
@@ -254,6 +254,7 @@ def _loader(model, processor, messages_of, indices: list[int], size: int, num_wo
         num_workers=num_workers,
         prefetch_factor=1 if num_workers else None,
         collate_fn=unchanged,
+        worker_init_fn=ignore_interrupts,
         pin_memory=model.device.type == "cuda",
     )
 

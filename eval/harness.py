@@ -34,7 +34,7 @@ from eval.items import hash_pictures, image_field, longest_first, picture_parts,
 from eval.processes import Processes
 from eval.records import ROW_FIELDS
 from eval.table_source import Tables, no_tables
-from models.errors import InputError
+from models.errors import InputError, printable
 from models.fingerprint import fingerprint, fingerprint_tower, hash_json
 from models.literal_text import shown
 from models.provenance import differences, versions
@@ -133,11 +133,6 @@ def run(benchmark: Benchmark, argv: list[str] | None = None) -> int:
 def load_items(benchmark: Benchmark, args: argparse.Namespace, processes: Processes) -> list[dict]:
     """The items to ask, once the files they come from and go to are known to be fit."""
     journal.check_writable(args.answers_file)
-    answers = args.answers_file.resolve()
-    for name, value in vars(args).items():
-        given = value if isinstance(value, list) else [value]
-        if name != "answers_file" and any(isinstance(path, Path) and path.resolve() == answers for path in given):
-            raise InputError(f"{args.answers_file}: the answers' path is also --{name}; choose another")
     items = [
         {field: value for field, value in item.items() if field not in ROW_FIELDS.union(benchmark.outcome)}
         for item in benchmark.load_items(args)[: args.limit]
@@ -321,8 +316,7 @@ def start_journal(this: Run, everyone: list[dict], done: int) -> None:
         print(f"{this.benchmark.name}: --overwrite: {count} earlier rows deleted; to continue this run, leave it out")
     rows = earlier_rows(this, settings)
     earlier = manifest.read_manifest(answers) if rows else None
-    with journal.writing(manifest.manifest_path(answers)):
-        warning = manifest.write_manifest(answers, settings, earlier)
+    warning = manifest.write_manifest(answers, settings, earlier)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     balance = str(settings["position_balance"]).lower()
@@ -361,9 +355,7 @@ def finish(this: Run, done: int, seconds: float) -> int:
     if this.benchmark.afterwards:
         this.benchmark.afterwards(this)
     if errors:
-        print(
-            f"error: {len(errors)} of {len(rows)} items have no answer (first: "
-            f"{describe_key(errors[0], key)}: {errors[0]['error']}); mend them and {again}",
-            file=sys.stderr,
-        )
+        first = f"{describe_key(errors[0], key)}: {errors[0]['error']}"
+        told = f"{len(errors)} of {len(rows)} items have no answer (first: {first}); mend them and {again}"
+        print(f"error: {printable(told)}", file=sys.stderr)
     return 1 if errors else 0

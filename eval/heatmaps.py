@@ -88,10 +88,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     content = io.BytesIO()
     with _our_style():
         figure.savefig(content, format=kind, dpi=DPI, metadata=undated)
-    try:
-        write_atomic(path, content.getvalue())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    write_atomic(path, content.getvalue())
 
 
 def _our_style() -> AbstractContextManager:

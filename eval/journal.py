@@ -12,21 +12,31 @@ file only behind whole rows. Any other line that is no row is an InputError: the
 
 import contextlib
 import errno
-import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.files import try_lock, write_atomic
+from data import files
+from data.files import write_atomic
 from eval.fields import item_key
-from models.errors import InputError
+from models.errors import InputError, steady
+from models.locks import try_lock
+from models.names import wrong_name
+from models.outside import json_object, read_bytes
+
+LONGEST_COMPANION = ".submission.json.0123456789abcdef.tmp"  # of the names that are made of an answers file's
 
 
 def part_paths(answers: Path) -> list[Path]:
-    """The part files that lie beside an answers file."""
-    return sorted(answers.parent.glob(glob.escape(answers.name) + ".part-*"))
+    """The part files that lie beside an answers file: those of exactly the names that processes write."""
+    is_part = re.compile(re.escape(answers.name) + r"\.part-(0|[1-9][0-9]*)")
+    with contextlib.suppress(OSError):  # no such folder
+        names = [name for name in os.listdir(answers.parent) if is_part.fullmatch(name)]
+        return sorted(answers.parent / name for name in names)
+    return []
 
 
 def collect(answers: Path, key: tuple[str, ...], outcome: str = "prediction") -> dict[tuple, dict]:
@@ -56,24 +66,20 @@ def read_rows(path: Path, is_part: bool) -> tuple[list[dict], bool]:
 
     Raises InputError naming the first line that is not one JSON object, but for a last one that is cut.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return [], False
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = read_bytes(path, "give a file of answers").split(b"\n")
     unended = lines[-1] != b""
     lines = lines if unended else lines[:-1]
     rows = []
     for number, line in enumerate(lines, start=1):
+        advice = "mend the line, or start anew with --overwrite"
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif not (unended and number == len(lines) and (is_part or rows)):
-            raise InputError(f"{path}, line {number}: not a JSON object; mend the line, or start anew with --overwrite")
+            # A study's numbers may be NaN.
+            rows.append(json_object(line, f"{path}, line {number}", advice, finite=False))
+        except InputError:
+            if not (unended and number == len(lines) and (is_part or rows)):
+                raise
     return rows, unended
 
 
@@ -93,6 +99,7 @@ def open_to_append(path: Path) -> BinaryIO:
 
 def append_rows(part: BinaryIO, rows: list[dict]) -> None:
     """Append rows and return once they are on the disk."""
+    rows = [row | {"error": steady(row["error"])} if "error" in row else row for row in rows]
     content = memoryview(to_lines(rows).encode())
     with writing(part.name):
         while content:
@@ -121,7 +128,7 @@ def discard(answers: Path) -> int:
         for path in (answers, *part_paths(answers)):
             if path.exists():
                 count += path.read_bytes().count(b"\n")
-                path.unlink()
+                os.unlink(os.path.realpath(path))  # a link to the answers stays
     return count
 
 
@@ -130,19 +137,19 @@ def to_lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def writing(path: str | Path) -> contextlib.AbstractContextManager:
     """What the system says against writing `path` becomes an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); what is on disk is kept") from None
+    return files.writing(path, kept="what is on disk is kept")
 
 
 def check_writable(answers: Path) -> None:
     """Raise InputError unless the answers file, and the files beside it, can be written. Writes nothing."""
     if answers.is_dir():
         raise InputError(f"{answers}: a folder; give the path of a file")
+    if answers.exists() and not answers.is_file():
+        raise InputError(f"{answers}: a device or a pipe; give the path of a file")
+    if reason := wrong_name(f"{answers.name}{LONGEST_COMPANION}"):
+        raise InputError(f"{answers}: the name of a file beside it {reason}; give a shorter one")
     folder = answers.absolute().parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
@@ -159,8 +166,7 @@ def only_writer(answers: Path) -> Iterator[None]:
     with _locked(path, answers):
         try:
             with writing(answers):
-                for leftover in answers.parent.glob(f".{glob.escape(answers.name)}.*.tmp"):
-                    leftover.unlink(missing_ok=True)
+                files.remove_halves(answers)
             yield
         finally:
             path.unlink(missing_ok=True)

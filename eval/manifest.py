@@ -6,10 +6,12 @@ continuation, with a warning, and then holds both.
 """
 
 import json
+import os
 from pathlib import Path
 
 from data.files import write_atomic
 from models.errors import InputError
+from models.outside import parse_json, read_json_object
 from models.provenance import differences, provenance
 
 
@@ -21,14 +23,9 @@ def manifest_path(answers: Path) -> Path:
 def read_manifest(answers: Path) -> dict | None:
     """The manifest beside an answers file, or None. Raises InputError if it is not JSON."""
     path = manifest_path(answers)
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); start anew with --overwrite") from None
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path}: not a JSON object; start anew with --overwrite")
+    manifest = read_json_object(path, "start anew with --overwrite", finite=False)
     return {"engine": "transformers"} | manifest  # which says nothing of it where there was only one
 
 
@@ -61,10 +58,11 @@ def noted_keys(answers: Path, manifest: dict) -> dict[tuple, None] | None:
     """The keys of all items in their order, if the manifest has them. Raises InputError if they cannot be read."""
     if "keys" not in manifest:
         return None
+    damaged = f"{manifest_path(answers)}: field `keys` is damaged; remove it, or run again"
     try:
-        return dict.fromkeys(tuple(key) for key in json.loads(manifest["keys"]))
-    except (TypeError, ValueError):
-        raise InputError(f"{manifest_path(answers)}: field `keys` is damaged; remove it, or run again") from None
+        return dict.fromkeys(tuple(key) for key in parse_json(manifest["keys"], str(manifest_path(answers))))
+    except (AttributeError, TypeError, InputError):
+        raise InputError(damaged) from None
 
 
 def check_same(answers: Path, manifest: dict, settings: dict) -> None:

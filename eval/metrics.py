@@ -38,7 +38,7 @@ from eval.probe_statistics import (
     point,
     variance_noise,
 )
-from eval.result_files import check_bootstrap, check_inputs, check_outputs, name_runs
+from eval.result_files import check_inputs, name_runs
 from models.errors import ArgumentParser, run_script
 
 SCORERS = {"default": read_yes_no, "paper": read_yes_no_paper}
@@ -169,11 +169,8 @@ def _check(arguments: argparse.Namespace) -> None:
     files = arguments.results_file
     check_inputs(files, "results_file")
     arguments.labels = name_runs(arguments.labels, files, "results")
-    check_bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.output_heatmap:
         check_suffix(arguments.output_heatmap)
-    outputs = {name: filter(None, [getattr(arguments, name)]) for name in ("output_heatmap", "output_json")}
-    check_outputs({"results_file": files}, outputs)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,6 @@ part, without those that a kill interrupted.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from data.files import write_json
 from eval import information_flow, perception, perception_report, probe, similarity
 from eval.miniature_results import ARMS, TOWERS, cost_file, read_costs
 from models.errors import ArgumentParser, InputError, run_script, true_or_false
+from models.outside import read_json_object
 from models.resize import resize
 
 
@@ -81,8 +81,8 @@ def canvas_of(folder: Path) -> int:
     """Side of a probe's canvases, px."""
     path = folder / "manifest.json"
     try:
-        return json.loads(path.read_bytes())["identity"]["canvas"]
-    except (OSError, ValueError, KeyError) as error:
+        return read_json_object(path)["identity"]["canvas"]
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); build the probe by data/build_probe.py") from None
 
 

@@ -11,7 +11,6 @@ eval/miniature_measure.py keeps.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from eval.probe_answers import Answers, pair, read_answers
 from eval.probe_statistics import NO_INTERVAL, interval
 from models.errors import ArgumentParser, InputError, run_script
 from models.fingerprint import FLAG
+from models.outside import read_json_object
 from models.provenance import provenance, versions
 from train.bundle_miniature import LANGUAGE_MODEL, summary
 from train.miniature_arms import STORE, describe
@@ -189,8 +189,8 @@ def cost_file(results_dir: Path, seed: int, arm: str) -> Path:
 def read_costs(path: Path) -> dict[str, float]:
     """Part -> hours of processor time. Raises InputError if they cannot be read."""
     try:
-        return {part: float(hours) for part, hours in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return {part: float(hours) for part, hours in read_json_object(path).items()}
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); remove it and the arm's answers, and measure the arm again"
         ) from None

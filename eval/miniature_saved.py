@@ -1,6 +1,5 @@
 """The saved results of the miniature's experiment, as eval/miniature_results.py writes them, for tables and figures."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from eval.miniature_results import ARMS
 from models.errors import InputError
+from models.outside import read_json_object
 
 TRAINED = "3x3-144"  # the condition of the training data
 PLACES = {"corners": 2, "edges": 1, "inner": 0}  # cells by how many sides of the canvas they touch
@@ -35,9 +35,9 @@ def read_results(folder: Path) -> dict[int, dict]:
     found = {}
     for path in paths:
         try:
-            one = json.loads(path.read_bytes())
+            one = read_json_object(path)
             seed, measured = one["seed"], sizes(one)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: cannot be read ({error}); collect the seed again") from None
         for other in found.values():
             if seed == other["seed"] or measured != sizes(other):

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from data.files import write_atomic
 
 STRONGEST = 0.75  # opacity of the map's largest value
+SOFTWARE = "BaPA eval/perception.py"  # in each overlay, so that only these are ever removed
 PALENESS = 0.7  # what is left of the picture's contrast
 
 
@@ -28,6 +30,16 @@ def write_overlay(picture: Path, values: list[list[float | None]], path: Path) -
     colour = laid(255 * colormaps["YlOrRd"](map_)[..., :3])
     opacity = laid(STRONGEST * np.sqrt(map_)[..., None])  # small values are to be seen, and the picture below them
     blended = Image.fromarray((grey * (1 - opacity) + colour * opacity).astype(np.uint8))
-    content = io.BytesIO()
-    blended.save(content, "PNG")
+    content, made_by = io.BytesIO(), PngInfo()
+    made_by.add_text("Software", SOFTWARE)
+    blended.save(content, "PNG", pnginfo=made_by)
     write_atomic(path, content.getvalue())
+
+
+def is_overlay(path: Path) -> bool:
+    """Whether a file is what `write_overlay` wrote, and no one's own picture."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False

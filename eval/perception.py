@@ -24,7 +24,7 @@ from tqdm import tqdm
 from eval import probe
 from eval.harness import Benchmark, Run, run
 from eval.journal import writing
-from eval.overlay import write_overlay
+from eval.overlay import is_overlay, write_overlay
 from eval.probe_answers import caption_group
 from models.errors import InputError, run_script
 
@@ -113,7 +113,7 @@ def draw_overlays(this: Run) -> None:
     paths = [folder / f"{row['image'].replace('/', '_').rsplit('.', 1)[0]}_{row['position']}.png" for row in rows]
     with writing(folder):
         folder.mkdir(exist_ok=True)
-        for stale in set(folder.glob("*.png")).difference(paths):
+        for stale in filter(is_overlay, set(folder.glob("*.png")).difference(paths)):
             stale.unlink()
         for row, path in zip(tqdm(rows, "overlays", unit="picture", leave=False), paths, strict=True):
             write_overlay(this.args.img_path / row["image"], row["map"], path)

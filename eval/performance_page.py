@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from data.files import write_atomic
 from eval.markdown import table
 from eval.speed.rows import cells, columns
 from models.errors import ArgumentParser, InputError, run_script
+from models.outside import parse_json, read_bytes, text_of
 
 INTRODUCTION = """# Speed
 
@@ -57,17 +57,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     files = []
     for path in (*arguments.results_file, arguments.findings):
-        try:
-            text = path.read_text(encoding="utf-8")
-            files.append(text if path == arguments.findings else json.loads(text))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error})") from None
+        content = read_bytes(path)
+        files.append((text_of if path == arguments.findings else parse_json)(content, str(path)))
         if path != arguments.findings and not (isinstance(files[-1], dict) and {"seconds", "rows"} <= files[-1].keys()):
             raise InputError(f"{path}: holds no results of eval/benchmark.py; give what its --output_json wrote")
-    try:
-        write_atomic(arguments.output, page(files[:-1], files[-1]))
-    except OSError as error:
-        raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
+    write_atomic(arguments.output, page(files[:-1], files[-1]))
     print(f"written: {arguments.output}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval.records import NOT_TEXT, BadRecord
 from models.errors import InputError
+from models.names import wrong_name
 
 
 class PictureFolder:
@@ -27,6 +28,8 @@ class PictureFolder:
         """Raise BadRecord for what is no name of a file, or leads out of the folder: absolute, or by `..`."""
         if not isinstance(name, str) or NOT_TEXT.search(name):
             raise BadRecord(f"field `image` is {str(name)[:60]!r}; the name of a file is expected")
+        if reason := wrong_name(name):
+            raise BadRecord(f"field `image` is {name[:60]!r}...: the name {reason}")
         if not self._resolve(os.path.join(self._root, name)).startswith(self._root):
             raise BadRecord(f"image `{name}` lies outside --{self.option} {self.path}")
 

@@ -13,6 +13,7 @@ from eval import flow_report, perception_report, similarity_report
 from eval.heatmaps import check_suffix
 from eval.manifest import read_manifest
 from models.errors import ArgumentParser, InputError, run_script
+from models.names import check_apart
 
 # name -> module with FILE (the usual name of its answers), UNIT (what the bootstrap draws), SAME_SETTINGS (names in the
 # manifests that runs of one figure share) and report(arguments), which draws and returns (text, JSON-ready dict)
@@ -54,14 +55,9 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--labels: {len(arguments.labels)} labels for {len(files)} results files; give one each")
     if len(set(arguments.labels)) != len(files):
         raise InputError(f"--labels: {arguments.labels[0]!r} twice, or one file twice; tell the runs apart")
-    if arguments.bootstrap < 0 or arguments.seed < 0:
-        raise InputError("--bootstrap, --seed: give 0 or more")
     check_suffix(arguments.output_path)
-    inputs = {Path(file).resolve() for file in files}
-    for option in ("output_path", "output_json"):
-        output = getattr(arguments, option)
-        if output and Path(output).resolve() in inputs:
-            raise InputError(f"--{option}: {output} is also --results_file; it would be overwritten")
+    outputs = {name: filter(None, [getattr(arguments, name)]) for name in ("output_path", "output_json")}
+    check_apart({"results_file": files}, outputs)  # again: a folder was given for the file in it
 
 
 def check_same_study(paths: list[str], settings: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from data.files import iter_json_lines
 from eval.fields import describe_key, item_key, strings, wrong_field
 from models.errors import InputError
+from models.outside import read_json_file
 
 # What the harness writes into a row; an answers file can therefore serve as the items of another run.
 ROW_FIELDS = {"prompt", "prediction", "truncated", "beyond_context", "image_sha256", "error"}
@@ -30,7 +31,7 @@ def json_records(path: Path, inside: str | None = None) -> Iterator[tuple[str, d
     if inside is None and not _is_array(path):
         yield from ((f"{path}, line {number}", record) for number, record in iter_json_lines(path))
         return
-    content = _load(path)
+    content = read_json_file(path, "is the download complete?")
     if inside is not None:
         content = content.get(inside) if isinstance(content, dict) else None
     expected = "a JSON array of objects" + (f" at the key `{inside}`" if inside else "")
@@ -78,18 +79,7 @@ def require_fields(where: str, record: dict, fields: Fields) -> None:
 
 def _is_array(path: Path) -> bool:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             return next((line.lstrip().startswith("[") for line in file if line.strip()), False)
     except OSError:  # told by the reader of JSON lines
         return False
-
-
-def _load(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the path of the benchmark's file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); is the download complete?") from None

@@ -31,8 +31,7 @@ from eval.reporting.probe_section import probe_section
 from eval.reporting.results import KINDS, PROBE, Results, find_results
 from eval.reporting.study_sections import rotary_section, score_section, study_sections
 from eval.reporting.verdict import Verdict
-from eval.result_files import check_bootstrap
-from models.errors import ArgumentParser, InputError, run_script
+from models.errors import ArgumentParser, InputError, printable, run_script
 
 
 def model_part(name: str, comparisons: list[Comparison], settings: argparse.Namespace, canvases: Canvases) -> Model:
@@ -93,9 +92,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--bootstrap", type=int, default=2000, metavar="N", help="resamples, 0: no intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    check_bootstrap(arguments.bootstrap, arguments.seed)
-    if arguments.examples < 0:
-        raise InputError(f"--examples: {arguments.examples} is negative; give 0 or more")
     # No result has this suffix, so none can be overwritten.
     if arguments.output.suffix.lower() != ".html" or arguments.output.is_dir():
         raise InputError(f"--output {arguments.output}: the page's name must end in .html, and be no folder")
@@ -115,15 +111,12 @@ def main(argv: list[str] | None = None) -> None:
     positions = add_rotary(models, results)
     benchmarks = [score_section(path, content) for path, content in results.scores]
     page = render(arguments, models, positions, benchmarks, results)
-    try:
-        write_atomic(arguments.output, page.encode(errors="replace"))  # names of files need not be UTF-8
-    except OSError as error:
-        raise InputError(f"--output {arguments.output}: cannot be written ({error.strerror})") from None
+    write_atomic(arguments.output, page.encode(errors="replace"))  # names of files need not be UTF-8
     for model in models:
         for verdict in model.verdicts:
             print(f"{verdict.short}: {verdict.sentence}")
     for path, reason in results.left_out.items():
-        print(f"left out: {path}: {reason}")
+        print(printable(f"left out: {path}: {reason}"))
     print(f"written: {arguments.output}")
 
 

@@ -1,7 +1,7 @@
 """What commands that measure one or two answers files check of their names, before they read them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import InputError
@@ -29,21 +29,3 @@ def name_runs(labels: list[str] | None, files: Sequence[str], kind: str) -> list
     if len(set(labels)) != len(files):
         raise InputError(f"--labels: {labels[0]!r} twice; tell the two runs apart")
     return labels
-
-
-def check_outputs(inputs: dict[str, Iterable[str]], outputs: dict[str, Iterable[str]]) -> None:
-    """Raise InputError if a file to write is also one to read, or to write twice; both are by option."""
-    taken = {Path(file).resolve(): f"--{option}" for option, files in inputs.items() for file in files}
-    for option, files in outputs.items():
-        for file in files:
-            if Path(file).resolve() in taken:
-                raise InputError(f"--{option}: {file} is also {taken[Path(file).resolve()]}; it would be overwritten")
-            taken[Path(file).resolve()] = f"--{option}"
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raise InputError for numbers below 0."""
-    if resamples < 0:
-        raise InputError(f"--bootstrap: {resamples} is negative; give a number of resamples, or 0 for none")
-    if seed < 0:
-        raise InputError(f"--seed: {seed} is negative; give 0 or more")

@@ -13,8 +13,8 @@ import argparse
 
 from data.files import write_atomic, write_json
 from eval.fields import item_key
-from eval.journal import to_lines, writing
-from eval.result_files import check_bootstrap, check_inputs, check_outputs, name_runs
+from eval.journal import to_lines
+from eval.result_files import check_inputs, name_runs
 from eval.scorers import (
     chartqa,
     crpe,
@@ -87,7 +87,6 @@ def _check(arguments: argparse.Namespace) -> None:
     files, scorers = arguments.answers_file, BENCHMARKS[arguments.benchmark].scorers
     check_inputs(files, "answers_file")
     arguments.labels = name_runs(arguments.labels, files, "answers")
-    check_bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.scorer not in scorers:
         raise InputError(f"--scorer: {arguments.scorer!r}; {arguments.benchmark} has {', '.join(scorers)}")
     if arguments.per_row and len(arguments.per_row) != len(files):
@@ -96,8 +95,6 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.judge_command is not None and not judged:
         names = " and ".join(hallusionbench.JUDGED)
         raise InputError(f"--judge_command: only hallusionbench has a judge, in the scorers {names}; leave it out")
-    outputs = {"output_json": filter(None, [arguments.output_json]), "per_row": arguments.per_row}
-    check_outputs({"answers_file": files}, outputs)
 
 
 def score(answers: Answers, clusters: list[int], arguments: argparse.Namespace) -> list[Scored]:
@@ -115,8 +112,7 @@ def write_rows(path: str, scored: list[Scored]) -> None:
     rows = [
         row.row | {"parsed": row.verdict.parsed, "correct": row.verdict.correct} | row.verdict.extra for row in scored
     ]
-    with writing(path):
-        write_atomic(path, to_lines(rows))
+    write_atomic(path, to_lines(rows))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,22 +7,20 @@ need the same labels.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from eval.entries import show_entry
 from eval.text_table import text_table
 from models.errors import ArgumentParser, InputError, run_script
+from models.outside import read_json_object
 
 
 def read_scores(path: Path) -> dict:
     """What eval/score.py --output_json wrote. Raises InputError for anything else."""
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = read_json_object(path, "not what eval/score.py --output_json writes; give such a file")
         is_whole = all(run["numbers"] and run["label"] for run in scores["runs"]) and scores["benchmark"]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; eval/score.py --output_json writes it") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         is_whole = False
     if not is_whole:
         raise InputError(f"{path}: not what eval/score.py --output_json writes; give such a file")

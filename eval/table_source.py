@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from models.outside import read_json_file
 
 COMMIT = re.compile("[0-9a-f]{40}")
 END_BYTES = 65536
@@ -194,7 +194,7 @@ def _read_arrow(file: Path) -> None:
 
 
 def _read_json(file: Path) -> None:
-    json.loads(file.read_bytes())
+    read_json_file(file, finite=False)
 
 
 READERS = {".parquet": _read_parquet, ".arrow": _read_arrow, ".json": _read_json}

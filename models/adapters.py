@@ -15,7 +15,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights
 from safetensors import safe_open
 
 from models.errors import InputError
-from models.reading import is_hub_id, read_json
+from models.outside import is_there
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +46,17 @@ OLD_WEIGHTS = {
 
 
 def adapter_base(path: str, adapter: dict) -> str:
-    """The base checkpoint that the adapter_config.json of `path` names.
-
-    Raises InputError if it names none or, over however many adapters, leads back to one of them.
-    """
-    seen = {_place(path)}
-    own, first = path, None
-    while adapter is not None:
-        base = adapter.get("base_model_name_or_path")
-        if not isinstance(base, str) or not base:
-            raise InputError(f"{own}/adapter_config.json: no base_model_name_or_path; write the base checkpoint's path")
-        if _place(base) in seen:
-            raise InputError(
-                f"{own}/adapter_config.json: base_model_name_or_path {base} leads back to an adapter on it; "
-                "write the base checkpoint's path"
-            )
-        seen.add(_place(base))
-        first, own = first or base, base
-        local = Path(base).is_dir() or not is_hub_id(base)  # what is on the hub cannot name a folder of ours
-        adapter = read_json(base, "adapter_config.json", required=False) if local and Path(base).is_dir() else None
-    return first
-
-
-def _place(path: str) -> str:
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    """The base checkpoint that the adapter_config.json of `path` names; InputError if it names none, or an adapter."""
+    base = adapter.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{path}/adapter_config.json: no base_model_name_or_path; write the base checkpoint's path")
+    if is_there(base) and Path(base).resolve() == Path(path).resolve():
+        raise InputError(f"{path}/adapter_config.json: base_model_name_or_path is this folder; write the base's path")
+    if is_there(Path(base) / "adapter_config.json"):
+        raise InputError(
+            f"{path}/adapter_config.json: base_model_name_or_path {base} is an adapter itself; merge that one first"
+        )
+    return base
 
 
 def check_flag_is_known(path: str, adapter: dict, stated: bool | None) -> None:

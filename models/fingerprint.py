@@ -12,6 +12,9 @@ from typing import BinaryIO
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from models.errors import InputError
+from models.outside import is_there, json_object, read_json_object
+
 # What `from_pretrained` reads from a checkpoint's folder.
 MODEL_FILES = (
     *("*config.json", "*token*", "*chat_template*", "vocab*", "merges.txt"),
@@ -21,22 +24,25 @@ MODEL_FILES = (
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 FLAG = "position_balance"
 SAMPLE_BYTES = 4096
+SAMPLES = 256
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
-def fingerprint(folder: Path) -> dict[str, str]:
+def fingerprint(folder: Path, seen: frozenset[Path] = frozenset()) -> dict[str, str]:
     """File name -> size and hash, of the files that decide a checkpoint's answers; {} if `folder` is none.
 
     Of a safetensors file all names, shapes and types count, and 4 KiB at the start, middle and end of each tensor:
     reading it all would take minutes. Other files count whole. The files of the base of a PEFT adapter are there
     as `base/...`. Other sub-folders are not: loading reads none (but see `fingerprint_tower`), and training leaves
-    its own checkpoints in them.
+    its own checkpoints in them. `seen`: folders that are hashed already.
     """
     paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     files = {path.relative_to(folder).as_posix(): _hash_file(path) for path in paths}
     base = _named_in(folder / "adapter_config.json", "base_model_name_or_path")
-    if base:
-        files |= {f"base/{name}": value for name, value in fingerprint(Path(base)).items()}
+    seen |= {folder.resolve()}
+    # Adapters that name themselves or each other are refused when the model is loaded.
+    if base and is_there(base) and Path(base).resolve() not in seen:
+        files |= {f"base/{name}": value for name, value in fingerprint(Path(base), seen).items()}
     return files
 
 
@@ -95,14 +101,14 @@ def _identity(folder: Path) -> dict[str, str]:
 
 def _hash_without_flag(config: Path) -> str:
     try:
-        settings = json.loads(config.read_bytes())
+        settings = read_json_object(config, finite=False)
         return hash_json({name: value for name, value in settings.items() if name != FLAG})
-    except (ValueError, AttributeError):  # which loading will report
+    except InputError:  # which loading will report
         return _hash_file(config)
 
 
 def _cached_folder(base: str | Path, revision: str | None) -> Path | None:
-    if Path(base).is_dir():
+    if is_there(base) and Path(base).is_dir():
         return Path(base)
     with contextlib.suppress(HFValidationError, OSError):
         return Path(snapshot_download(str(base), revision=revision, local_files_only=True))
@@ -111,10 +117,26 @@ def _cached_folder(base: str | Path, revision: str | None) -> Path | None:
 
 def _named_in(path: Path, field: str) -> str | None:
     """A string of a JSON file; None if there is none. A broken file is reported when the model is loaded."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        value = json.loads(path.read_bytes())[field]
+    with contextlib.suppress(InputError):
+        value = read_json_object(path, finite=False).get(field)
         return value if isinstance(value, str) else None
     return None
+
+
+def hash_sampled(path: Path) -> str:
+    """Size and hash of a file, of which no more than SAMPLES pieces are read if it is large: optimizers have gigabytes.
+
+    Of safetensors all names, shapes and types count, and samples of each tensor.
+    """
+    size = path.stat().st_size
+    if path.suffix == ".safetensors" or size <= 2 * SAMPLES * SAMPLE_BYTES:
+        return _hash_file(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for number in range(SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return f"{size} bytes, {digest.hexdigest()}"
 
 
 def _hash_file(path: Path) -> str:
@@ -132,10 +154,10 @@ def _sample_tensors(file: BinaryIO):
     header = file.read(min(length, MAX_HEADER_BYTES))
     digest = hashlib.sha256(header)
     try:
-        tensors = json.loads(header)
+        tensors = json_object(header, "header")
         tensors.pop("__metadata__", None)
-        spans = sorted(tuple(map(int, tensor["data_offsets"])) for tensor in tensors.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+        spans = sorted((int(tensor["data_offsets"][0]), int(tensor["data_offsets"][1])) for tensor in tensors.values())
+    except (ValueError, KeyError, TypeError, IndexError):
         return None
     for start, end in spans:
         last = max(start, end - SAMPLE_BYTES)

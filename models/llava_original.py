@@ -23,7 +23,7 @@ from models.modeling_llava import LlavaConfig
 from models.modeling_llava_next import LlavaNextConfig
 from models.processors import image_processor_class
 from models.quiet import quiet_transformers
-from models.reading import WEIGHT_ERRORS, read_json, told_as
+from models.reading import WEIGHT_ERRORS, read_json, read_shards, told_as
 from models.sentencepiece_tokens import match_sentencepiece
 
 IMAGE_TOKEN, TURN_END = "<image>", "<|eot_id|>"
@@ -144,9 +144,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
     ):
         if (folder / index).is_file():
-            with told_as(f"{folder}/{index}: not an index of shards; download it again"):
-                shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / shard for shard in sorted(set(shards))]
+            files = [folder / shard for shard in read_shards(folder / index)]
         else:
             files = [folder / single]
         if all(file.is_file() for file in files):

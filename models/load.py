@@ -33,7 +33,7 @@ from models.modeling_llava_next import LlavaNextForConditionalGeneration
 from models.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from models.processors import finish_processor, load_processor
 from models.quiet import quiet_transformers
-from models.reading import HUB_ARGUMENTS, WEIGHT_ERRORS, read_json, told_as
+from models.reading import HUB_ARGUMENTS, WEIGHT_ERRORS, check_shards, read_json, told_as
 from models.sentencepiece_tokens import match_sentencepiece
 
 logger = logging.getLogger(__name__)
@@ -198,6 +198,8 @@ def load_weights(
     model_class: type, path: str, source: str | None, config: PreTrainedConfig, **arguments
 ) -> PreTrainedModel:
     """`from_pretrained(source)` that fails unless every weight was found, in its shape, and none was left over."""
+    if source is not None:
+        check_shards(Path(source))
     if arguments.get("attn_implementation") is not None:
         check_attention(model_class, config, arguments["attn_implementation"])
     unreadable = f"{path}: weights cannot be read; download them again"

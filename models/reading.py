@@ -1,6 +1,6 @@
 """Reading a checkpoint's files, from a folder or the hub: whatever third-party readers raise becomes one line."""
 
-import json
+import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +12,14 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 
 from models.errors import InputError
+from models.outside import json_object, read_bytes, read_json_object
 
 # What readers of weights raise for files that are missing, cut short or not what their name says.
-WEIGHT_ERRORS = (OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError)
+# The second line: what transformers raises where config.json has a value of another type than its classes expect.
+WEIGHT_ERRORS = (
+    *(OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError),
+    *(KeyError, IndexError, TypeError, AttributeError),
+)
 # Arguments of from_pretrained that say where on the hub a file is: every reader of a checkpoint must get them.
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -62,8 +67,33 @@ def read_json(path: str, name: str, required: bool = True, **hub_arguments) -> d
         if required:
             raise InputError(f"{path}: no {name}; give the folder that a checkpoint was downloaded or saved to")
         return None
-    with told_as(f"{path}/{name}: not JSON; restore it from the checkpoint", OSError, ValueError):
-        value = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise InputError(f"{path}/{name}: not a JSON object; restore it from the checkpoint")
-    return value
+    content, where, advice = read_bytes(file), f"{path}/{name}", "restore it from the checkpoint"
+    if content.startswith(codecs.BOM_UTF8):  # transformers reads the file again, and takes none
+        raise InputError(f"{where}: starts with a byte order mark; save it as UTF-8 without one")
+    return json_object(content, where, advice, finite=False)
+
+
+def read_shards(index: Path) -> list[str]:
+    """The names of the files that an index of weights names, sorted. Raises InputError if it is no index."""
+    advice = "download it again"
+    names = read_json_object(index, advice, finite=False).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"{index}: not an index of shards: field `weight_map` is no object of names; {advice}")
+    for weight, name in names.items():
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise InputError(f"{index}: not an index of shards: {weight} is in {str(name)!r}, no file's name; {advice}")
+    return sorted(set(names.values()))
+
+
+def check_shards(folder: Path) -> None:
+    """Raise InputError for an index of weights in `folder` that is broken, or names a file that is not there."""
+    for whole in ("model.safetensors", "pytorch_model.bin"):  # in the order in which transformers looks for them
+        index = folder / f"{whole}.index.json"
+        if (folder / whole).is_file() or not index.is_file():
+            if (folder / whole).is_file():
+                return
+            continue
+        for name in read_shards(index):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder}: {name} is missing, which {index.name} names; download it again")
+        return

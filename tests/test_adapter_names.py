@@ -135,5 +135,5 @@ def test_adapters_that_name_each_other(adapter, tmp_path):
         (two / file.name).write_bytes(file.read_bytes())
     edit(one / "adapter_config.json", base_model_name_or_path=str(two))
     edit(two / "adapter_config.json", base_model_name_or_path=str(one))
-    with pytest.raises(InputError, match="leads back to an adapter on it"):
+    with pytest.raises(InputError, match="is an adapter itself; merge that one first"):
         load_model(one)

@@ -284,7 +284,7 @@ def test_measuring_in_full_size_needs_a_gpu(recipe, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "none_such"], "none_such.yaml: No such file"),
+        (["--recipe", "none_such"], "none_such.yaml: no such file"),
         (["--image_size", "640"], "not HEIGHTxWIDTH"),
         (["--utilisation", "1.5"], "not above 0 and at most 1"),
         (["--gpus", "0"], "not above 0"),

@@ -49,6 +49,19 @@ def test_loader_processes_give_the_same_file(llava, probe, unbroken, tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == unbroken.read_bytes()
 
 
+def test_errors_of_two_runs_are_the_same_bytes(llava, probe, tmp_path):
+    """Pillow's words on what it cannot read hold an address of memory."""
+    shutil.copytree(probe, tmp_path / "probe")
+    (tmp_path / "probe" / "images" / "000000_1.jpg").write_text("no picture")
+    kept = []  # what lies in memory, lies elsewhere in the second run
+    for name in ("a.jsonl", "b.jsonl"):
+        assert run_here(llava, tmp_path / "probe", tmp_path / name, "--limit", 2) == 1
+        kept.append(bytearray(10_000_000))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    (error,) = [row["error"] for row in read_rows(tmp_path / "a.jsonl") if "error" in row]
+    assert error == "000000_1.jpg: cannot identify image file"
+
+
 def test_unreadable_pictures_become_error_rows_and_are_tried_again(llava, probe, unbroken, tmp_path, capsys):
     broken = tmp_path / "probe"
     shutil.copytree(probe, broken)

@@ -175,7 +175,7 @@ def test_a_malformed_sample_is_one_line_with_its_place_or_is_passed_on(sample, m
 
 def test_half_a_surrogate_pair_is_malformed(tmp_path):
     path = write(tmp_path / "x.jsonl", [{"conversations": turns("\ud83d", "a")}], lines=True)
-    with pytest.raises(InputError, match="sample 0 .id 0.*half a surrogate pair"):
+    with pytest.raises(InputError, match=r"sample 0: field .conversations\[0\].value. holds half a character"):
         list(read_samples(path))
 
 
@@ -184,9 +184,12 @@ def test_half_a_surrogate_pair_is_malformed(tmp_path):
     [
         ("", "samples.json: empty"),
         ("[]", "samples.json: an empty array"),
-        (json.dumps([LLAVA, LLAVA])[:-40], "samples.json: broken JSON behind sample 0, byte .*premature EOF"),
-        (json.dumps([LLAVA]) + "x", "samples.json: broken JSON behind sample 0, byte .*trailing garbage"),
-        ("[nil", "samples.json: broken JSON before the first sample ends, byte 4"),
+        (
+            json.dumps([LLAVA, LLAVA])[:-40],
+            "samples.json: broken JSON behind sample 0, character .*Unterminated string",
+        ),
+        (json.dumps([LLAVA]) + "x", "samples.json: broken JSON behind sample 0, character .*Extra data"),
+        ("[nil", "samples.json: broken JSON before the first sample ends, character 1"),
         (json.dumps(LLAVA) + "\n{", "samples.json, line 2: not JSON"),
     ],
 )
@@ -201,7 +204,7 @@ def test_a_broken_file_is_told_with_its_place_whatever_is_skipped(content, messa
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(InputError, match="none.json: no such file"):
         list(read_samples(tmp_path / "none.json"))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="a folder; give a file"):
         list(read_samples(tmp_path))
 
 
@@ -284,3 +287,28 @@ def test_the_data_set_of_an_image(name, dataset):
 def test_reading_needs_neither_torch_nor_transformers():
     code = "import data.instructions, sys; sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+@pytest.mark.parametrize("as_lines", [True, False])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": 1, "id": 2}', '"id" is there twice'),
+        ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper than 100 levels|broken JSON"),
+        ('{"id": ' + "1" * 5000 + "}", "thousands of digits|beyond the range|broken JSON"),
+    ],
+)
+def test_values_that_crash_readers_are_told_alike_in_arrays_and_lines(text, message, as_lines, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(text if as_lines else f"[{text}]")
+    with pytest.raises(InputError, match=rf"x\.json(, (line 1|sample 0))?: .*({message})"):
+        list(read_samples(path))
+
+
+@pytest.mark.parametrize("as_lines", [True, False])
+def test_a_byte_order_mark_is_no_content(as_lines, tmp_path):
+    path = write(tmp_path / "x.json", [LLAVA, LLAVA], lines=as_lines)
+    plain = list(read_samples(path))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(read_samples(path)) == plain
+    assert len(plain) == 2

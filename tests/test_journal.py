@@ -99,7 +99,7 @@ def test_a_broken_line_in_the_middle_is_named(llava, probe, unbroken, tmp_path):
     answers = copy_run(unbroken, tmp_path)
     lines = unbroken.read_bytes().splitlines(keepends=True)
     answers.write_bytes(lines[0] + b"{oops\n" + lines[1])
-    with pytest.raises(InputError, match=r"answers.jsonl, line 2: not a JSON object"):
+    with pytest.raises(InputError, match=r"answers.jsonl, line 2: not JSON"):
         run_here(llava, probe, answers)
     assert answers.read_bytes() == lines[0] + b"{oops\n" + lines[1]
 
@@ -117,7 +117,7 @@ def test_a_broken_last_line_that_no_crash_has_cut_is_named(llava, probe, unbroke
     answers = copy_run(unbroken, tmp_path)
     part = tmp_path / "answers.jsonl.part-0"
     part.write_bytes(unbroken.read_bytes()[:20] + b"\n")
-    with pytest.raises(InputError, match="part-0, line 1: not a JSON object"):
+    with pytest.raises(InputError, match="part-0, line 1: not JSON"):
         run_here(llava, probe, answers)
     assert part.read_bytes() == unbroken.read_bytes()[:20] + b"\n"  # told before anything was asked
 

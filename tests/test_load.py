@@ -166,7 +166,7 @@ def test_adapters_that_do_not_fit(tiny_folders, tmp_path):
     save_file({name: weight[..., :1].contiguous() for name, weight in weights.items()}, file)
     with pytest.raises(InputError, match="the adapter cannot be put on"):
         load_model(tmp_path)
-    for base, message in ((None, "no base_model"), (str(tmp_path), "leads back"), ("absent", "its base cannot")):
+    for base, message in ((None, "no base_model"), (str(tmp_path), "is this folder"), ("absent", "its base cannot")):
         edit_json(settings, base_model_name_or_path=base)
         with pytest.raises(InputError, match=message):
             load_model(tmp_path)
@@ -280,7 +280,7 @@ def one_of_another_shape(folder):
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: not JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: a list, not a JSON object"),
         (without_weights, "weights cannot be read"),
         (truncated, "weights cannot be read"),
         (one_missing, "1 missing weights .first: model.multi_modal_projector.linear_1.weight"),

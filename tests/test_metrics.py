@@ -236,8 +236,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         (["--results_file", "x", "--results_file", "y"], "--results_file: 3 files; give one, or two"),
         (["--scorer", "mine"], "--scorer: invalid choice"),
         (["--boot", "5"], "unrecognized arguments: --boot 5 .see --help."),
-        (["--bootstrap", "-1"], "--bootstrap: -1 is negative"),
-        (["--seed", "-1"], "--seed: -1 is negative"),
+        (["--bootstrap", "-1"], "--bootstrap is -1; 0 or more is expected"),
+        (["--seed", "-1"], "--seed is -1; 0 or more"),
         (["--output_heatmap", "h.gif"], r"h\.gif: a picture's name must end in"),
         (["--output_json", "{answers}"], "--output_json: .* is also --results_file; it would be overwritten"),
         (["--output_json", "h.png", "--output_heatmap", "h.png"], "is also --output_heatmap"),
@@ -266,7 +266,7 @@ def test_an_unfinished_run_is_not_scored(tmp_path):
     ):
         main(["--results_file", answers, *FAST])
     manifest.write_text("{")
-    with pytest.raises(InputError, match=r"a\.jsonl\.manifest\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"a\.jsonl\.manifest\.json: not JSON"):
         main(["--results_file", answers, *FAST])
 
 

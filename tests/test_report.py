@@ -215,6 +215,15 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path):
         make_report(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["package.json", "app.manifest.json"])
+def test_broken_json_of_others_is_named_and_left_out(name, tmp_path):
+    write_pair(tmp_path, OFF, ON)
+    (tmp_path / name).write_bytes(b'\xff{"a": ')
+    page = words(make_report(tmp_path))
+    assert "With BaPA bus-7b answers" in page
+    assert f"{name} : byte 0 (0xff) is not UTF-8" in page
+
+
 def test_answers_without_a_manifest_are_named(tmp_path):
     write_pair(tmp_path, OFF, ON)
     (tmp_path / "loose.jsonl").write_text((tmp_path / "one.jsonl").read_text())
@@ -227,8 +236,7 @@ def test_answers_without_a_manifest_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("scores.json", "{", "scores.json: cannot be read as JSON"),
-        ("one.jsonl.manifest.json", "{", "one.jsonl.manifest.json: cannot be read"),
+        ("one.jsonl.manifest.json", "{", "one.jsonl.manifest.json: not JSON"),
         ("one.jsonl.manifest.json", '{"benchmark": "probe", "items_sha256": ""}', "field `items` is missing"),
         ("one.jsonl", "{\n" * 216, "one.jsonl, line 1: not JSON"),
         ("rotary.json", '{"model_path": "m", "found": 3, "image_tokens": 1, "text_tokens": 1}', "rotary.json: not as"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from train.run_folder import (
     mark_whole,
     open_folder,
     read_log,
+    undone_if_refused,
     whole_checkpoints,
 )
 from train.settings import Settings
@@ -92,8 +94,8 @@ def test_two_runs_in_one_folder(settings, folder):
 
     def enter() -> None:
         try:
-            lock_folder(folder).close()
-            told.put("entered")
+            with lock_folder(folder):
+                told.put("entered")
         except InputError as error:
             told.put(str(error))
 
@@ -237,3 +239,115 @@ def test_without_a_log(folder):
     assert read_log(folder) == []
     cut_log(folder, 3)
     assert names(folder) == set()
+
+
+def trained(settings: Settings, *steps: int) -> Path:
+    """A run's folder with whole checkpoints of several files."""
+    opened(settings)
+    folder = Path(settings.output_dir)
+    for step in steps:
+        path = checkpoint(folder, step, whole=False)
+        (path / "scheduler.pt").write_bytes(b"schedule")
+        (path / "global_step1").mkdir()
+        (path / "global_step1" / "shard_0.pt").write_bytes(bytes(10_000_000))  # sampled, not read as a whole
+        mark_whole(path, keep=5)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "global_step1/shard_0.pt"])
+@pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
+def test_a_checkpoint_that_lacks_or_changed_a_file_is_refused(name, how, settings):
+    folder = trained(settings, 2, 4)
+    file = folder / "checkpoint-4" / name
+    content = file.read_bytes()
+    changed_content = {"shorter": content[:-1], "changed": b"x" + content[1:]}
+    file.unlink() if how == "missing" else file.write_bytes(changed_content[how])
+    with pytest.raises(InputError, match=f"checkpoint-4/{name} is .*delete .*checkpoint-4 to go on from checkpoint-2"):
+        opened(changed(settings, resume="auto"))
+    for path in sorted(folder.glob("checkpoint-4/**/*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert opened(changed(settings, resume="auto")) == folder / "checkpoint-2"
+
+
+def test_the_only_checkpoint_that_lacks_a_file(settings):
+    folder = trained(settings, 2)
+    (folder / "checkpoint-2" / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match="optimizer.pt is missing; restore it, or delete .*checkpoint-2 to start anew"):
+        opened(changed(settings, resume="auto"))
+
+
+def test_a_checkpoint_of_an_earlier_version_lists_no_files_and_resumes(settings):
+    folder = trained(settings, 2)
+    (folder / "checkpoint-2" / WHOLE).write_text('{"checkpoint": "checkpoint-2", "processes": 1}\n')
+    (folder / "checkpoint-2" / "scheduler.pt").unlink()
+    assert opened(changed(settings, resume="auto")) == folder / "checkpoint-2"
+
+
+def test_copies_of_a_checkpoint_are_the_users_own(settings):
+    folder = trained(settings, 2)
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-best")
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-2-kept")
+    assert opened(changed(settings, resume="auto")) == folder / "checkpoint-2"
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-9")
+    mark_whole(checkpoint(folder, 4, whole=False), keep=1)
+    assert names(folder) == {SETTINGS, "checkpoint-best", "checkpoint-2-kept", "checkpoint-9", "checkpoint-4"}
+    with pytest.raises(InputError, match="checkpoint-9 is a copy of checkpoint-2; give it a name that is no"):
+        opened(changed(settings, resume="auto"))
+
+
+def test_a_lock_leaves_no_file_and_no_folder_that_it_made(folder):
+    with lock_folder(folder / "deep" / "run"):
+        assert (folder / "deep" / "run" / LOCK).is_file()
+    assert not folder.exists()
+    folder.mkdir()
+    with lock_folder(folder):
+        (folder / "file").touch()
+    assert names(folder) == {"file"}
+    assert not (folder / LOCK).exists()
+
+
+def refused(settings: Settings, *made: str) -> None:
+    """A run that is refused after it has written these files."""
+    with lock_folder(Path(settings.output_dir)), undone_if_refused(settings):
+        open_folder(settings)
+        for name in made:
+            (Path(settings.output_dir) / name).write_text("x")
+        raise InputError("refused")
+
+
+def test_a_refused_run_leaves_nothing_and_the_corrected_one_starts(settings, folder):
+    with pytest.raises(InputError, match="refused"):
+        refused(settings, "assembled")
+    assert not folder.exists()
+    with pytest.raises(InputError, match="refused"):
+        refused(settings, "dropped.jsonl")
+    assert names(folder) == {"dropped.jsonl"}
+    assert opened(changed(settings, cutoff_len=4096)) is None
+
+
+def test_a_run_that_has_begun_is_kept_when_it_is_refused(settings, folder):
+    with pytest.raises(InputError, match="refused"):
+        refused(settings, "data.sha256", "log.jsonl")
+    assert names(folder) == {SETTINGS, "data.sha256", "log.jsonl"}
+    with pytest.raises(InputError, match="refused"):
+        refused(changed(settings, resume="auto"))
+    assert names(folder) == {SETTINGS, "data.sha256", "log.jsonl"}
+
+
+def test_a_refused_run_deletes_nothing_of_others(settings, folder):
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds files"):
+        refused(settings)
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_curve_that_shows_what_is_dropped_goes(settings, folder):
+    opened(settings)
+    for step in (1, 2, 3):
+        append_log(folder, {"step": step, "loss": 1.0})
+    (folder / "loss.png").write_text("of three updates")
+    cut_log(folder, 3)
+    assert (folder / "loss.png").exists()
+    cut_log(folder, 2)
+    assert not (folder / "loss.png").exists()

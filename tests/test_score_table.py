@@ -44,7 +44,7 @@ def test_files_that_do_not_fit_are_named(files, tmp_path, capsys):
     score(tmp_path / "one", "scienceqa", answered("A"), arguments=("--labels", "off"))
     with pytest.raises(InputError, match=r"one/scores.json: off, .* has off, on, on - off; score them alike"):
         table(capsys, files[0], tmp_path / "one" / "scores.json")
-    with pytest.raises(InputError, match="answers.jsonl: not what eval/score.py --output_json writes"):
+    with pytest.raises(InputError, match="answers.jsonl: not JSON .*; not what eval/score.py --output_json writes"):
         table(capsys, write(tmp_path / "answers.jsonl", QUESTIONS))
     with pytest.raises(InputError, match="none.json: no such file"):
         table(capsys, tmp_path / "none.json")

@@ -27,6 +27,7 @@ def run(tmp_path):
     for name in ("scripts", "configs"):
         shutil.copytree(ROOT / name, home / name)
     (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").write_text('PATH="$VIRTUAL_ENV/bin:$PATH"\n')
     # `python -c`, by which the scripts ask, is the real one; of what they start, only the command line is wanted.
     python = f'#!/bin/sh\ncase $1 in -c) exec "{sys.executable}" "$@" ;; *) echo python "$@" ;; esac\n'
     python += 'case $1 in eval/crpe.py) exit "${STATUS:-0}" ;; esac\n'
@@ -36,7 +37,7 @@ def run(tmp_path):
 
     def run_script(script: str, *arguments: str, **variables: str) -> list[str]:
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        known = {"PATH": path, "VIRTUAL_ENV": sys.prefix, "INSTALL": "no", "NUM_PROCESSES": "1"}
+        known = {"PATH": path, "VIRTUAL_ENV": tmp_path, "INSTALL": "no", "NUM_PROCESSES": "1"}
         # sbatch runs its script in the folder in which it was called.
         folder, name = (home, script) if script == "scripts/slurm.sh" else (tmp_path, home / script)
         command = ["sh", name, *arguments]
@@ -174,3 +175,50 @@ def test_downstream_goes_on_after_error_rows_only_where_partial_is_asked_for(run
     with pytest.raises(subprocess.CalledProcessError) as stop:
         run("scripts/eval_downstream.sh", MODEL_PATH="m", BENCHMARKS="crpe", STATUS="2", PARTIAL="--allow_partial")
     assert stop.value.returncode == 2
+
+
+@pytest.fixture
+def sourced(tmp_path):
+    """What a script that sources environment.sh prints, with the machine's own Python first on the path."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "global").mkdir()
+    (tmp_path / "global" / "python").symlink_to(Path(sys.base_prefix, "bin", "python3").resolve())
+    script = ". scripts/environment.sh; echo went on; python -c 'import sys; print(sys.prefix)'"
+
+    def source(**variables) -> subprocess.CompletedProcess:
+        known = {"PATH": f"{tmp_path / 'global'}{os.pathsep}/usr/bin{os.pathsep}/bin"} | variables
+        command = ["sh", "-euc", script]
+        return subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, check=False)
+
+    return source
+
+
+def test_an_environment_that_is_named_but_not_active_is_the_one_in_use(sourced, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True)
+    ended = sourced(VIRTUAL_ENV=tmp_path / "environment", INSTALL="no")
+    assert ended.stdout.splitlines() == ["went on", str(tmp_path / "environment")]
+
+
+def test_nothing_is_installed_into_the_machines_own_python(sourced, tmp_path):
+    (tmp_path / "environment" / "bin").mkdir(parents=True)
+    (tmp_path / "environment" / "bin" / "activate").write_text("")  # and still no virtual environment
+    (tmp_path / "requirements.txt").write_text("nonsense==none")
+    ended = sourced(VIRTUAL_ENV=tmp_path / "environment")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")
+    assert "global/python is no virtual environment's; activate one, or set INSTALL" in ended.stderr
+    assert "went on" in sourced(VIRTUAL_ENV=tmp_path / "environment", INSTALL="no").stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"VIRTUAL_ENV": "/none"}, "error: VIRTUAL_ENV is /none, which is no virtual environment; unset it"),
+        ({"CONDA_PREFIX": "/none", "INSTALL": "maybe"}, "error: INSTALL is maybe; give yes, no or global"),
+    ],
+)
+def test_an_environment_that_cannot_be(sourced, variables, told):
+    ended = sourced(**variables)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(told)

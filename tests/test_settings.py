@@ -1,13 +1,16 @@
 """train/settings.py: recipes, flags and what does not go together."""
 
 import dataclasses
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from models.errors import InputError
-from train.settings import FIELDS, Settings, check_settings, find_file, parse_settings
+from train.settings import FIELDS, OTHER_NAMES, Settings, check_settings, find_file, parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "configs/train").glob("*.yaml"))
@@ -121,7 +124,7 @@ def test_lines_of_a_recipe(recipe, text, name, value):
     ("text", "told"),
     [
         ("lerning_rate: 1", "no setting is called 'lerning_rate'; the nearest is 'learning_rate'"),
-        ("lora_r: 8", "no setting is called 'lora_r'; the nearest is 'lora_"),
+        ("lora_r: 8", "no setting is called 'lora_r'; here it is 'lora_rank"),
         ("1: 2", "no setting is called '1'"),
         ("lora_rank: 8.5", "lora_rank is 8.5; a whole number is expected"),
         ("lora_rank: true", "lora_rank is True; a whole number is expected"),
@@ -171,7 +174,7 @@ def test_recipes_that_cannot_be_read(recipe, text, told):
         (["--learning_rate", "[1"], "--learning_rate is '[1'; a number is expected"),
         (
             ["--config", "nowhere.yaml"],
-            "nowhere.yaml: No such file or directory; the recipes are in configs/train",
+            "nowhere.yaml: no such file; the recipes are in configs/train",
         ),
     ],
 )
@@ -184,7 +187,7 @@ def test_flags_that_cannot_be_read(words, told):
 
 def test_a_recipe_that_is_no_text(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"recipe\.yaml: not YAML"):
+    with pytest.raises(InputError, match=r"recipe\.yaml: UTF-16"):
         parse("--config", str(tmp_path / "recipe.yaml"))
 
 
@@ -282,3 +285,68 @@ def test_a_batch_that_does_not_divide(batch, each, processes):
 def test_defaults_are_not_shared():
     Settings().data.append("a.json")
     assert Settings().data == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("learning_rate", float("nan"), "learning_rate is nan; a finite number is expected"),
+        ("learning_rate", -1e-4, "learning_rate is -0.0001; 0 or more is expected"),
+        ("projector_learning_rate", float("inf"), "projector_learning_rate is inf; a finite number"),
+        ("seed", -1, "seed is -1; 0 or more"),
+        ("seed", 2**32, "seed is 4294967296; 4294967295 or less"),
+        ("data_weights", [float("nan")], "data_weights is nan; a finite number"),
+        ("data_weights", [float("inf")], "data_weights is inf; a finite number"),
+        ("data_weights", [-1.0], "data_weights: a negative one"),
+        ("data_weights", [1e30], "data_weights is 1e+30; 10000 or less"),
+        ("num_epochs", float("inf"), "num_epochs is inf; a finite number"),
+        ("weight_decay", -1.0, "weight_decay is -1.0; 0 or more"),
+        ("max_grad_norm", float("nan"), "max_grad_norm is nan"),
+        ("warmup_ratio", float("nan"), "warmup_ratio is nan"),
+        ("lora_dropout", float("nan"), "lora_dropout is nan"),
+        ("save_steps", 10**40, "save_steps is 10000"),
+    ],
+)
+def test_numbers_out_of_range(name, value, told):
+    settings = dataclasses.replace(Settings(model_path="m", data=["a"], output_dir="o"), **{name: value})
+    with pytest.raises(InputError) as error:
+        check_settings(settings, 1)
+    assert str(error.value).startswith(told)
+
+
+def test_the_largest_seed_is_one(recipe):
+    check_settings(Settings(model_path="m", data=["a"], output_dir="o", seed=2**32 - 1), 1)
+    torch.manual_seed(2**32 - 1)  # both are what transformers' set_seed does
+    np.random.seed(2**32 - 1)
+    with pytest.raises(ValueError, match="Seed must be between"):
+        np.random.seed(2**32)
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("gradient_accumulation_steps", "global_batch_size"),
+        ("per_device_train_batch_size", "per_device_batch_size"),
+        ("num_train_epochs", "num_epochs"),
+        ("lora_r", "lora_rank"),
+        ("model_name_or_path", "model_path"),
+        ("model_max_length", "cutoff_len"),
+        ("mm_projector_lr", "projector_learning_rate"),
+    ],
+)
+def test_the_fields_names_lead_to_ours(name, here, recipe):
+    for words in (("--config", recipe(f"{name}: 1")), (f"--{name}", "1")):
+        with pytest.raises(InputError, match=f"no setting is called '{name}'; here it is '{here}'"):
+            parse(*words)
+
+
+def test_all_hints_name_settings():
+    """And no hint hides a setting of that name; each other name is one of transformers', PEFT's or a code base's."""
+    for name, hint in OTHER_NAMES.items():
+        assert name not in FIELDS
+        assert re.match("'(.*?)'", hint)[1] in FIELDS
+
+
+def test_a_key_twice_in_a_recipe(recipe):
+    with pytest.raises(InputError, match=r"key 'learning_rate' \(line 2\) is there twice"):
+        parse("--config", recipe("learning_rate: 1e-4\nlearning_rate: 2e-5"))

@@ -9,7 +9,7 @@ import torch
 from models import load_model
 from models.errors import InputError
 from models.tiny import FAMILIES, build_tiny
-from tests.training import PHOTOS, SAMPLES, largest_difference, losses, train_here, weights
+from tests.training import PHOTOS, SAMPLES, files_of_at_most, largest_difference, losses, train_here, weights
 from train import sft
 
 FULL_PROJECTOR = {"projector": "full", "projector_learning_rate": 1e-3}
@@ -98,6 +98,40 @@ def test_a_run_killed_while_publishing_publishes_again(reference, llava, tmp_pat
     (tmp_path / "run/adapter_model.safetensors").unlink()
     train_here(tmp_path / "run", model_path=llava, resume="auto", **FULL_PROJECTOR)
     assert largest_difference(tmp_path / "run", reference) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_with(reference, llava, tmp_path, name):
+    """transformers goes on without them, and trains other weights."""
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/training.json").unlink()
+    (tmp_path / "run/checkpoint-4" / name).unlink()
+    with pytest.raises(InputError, match=f"checkpoint-4/{name} is missing; restore it, or delete .* to start anew"):
+        train_here(tmp_path / "run", model_path=llava, resume="auto", **FULL_PROJECTOR)
+
+
+@pytest.mark.parametrize("place", [{"model_path": "nowhere"}, {"lora_target": "nothing"}, {"cutoff_len": 10}])
+def test_a_run_that_was_refused_can_be_corrected_at_once(llava, tmp_path, place):
+    with pytest.raises(InputError):
+        train_here(tmp_path / "run", **{"model_path": llava} | place)
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert left == (["run", "dropped.jsonl"] if "cutoff_len" in place else [])
+    train_here(tmp_path / "run", model_path=llava, max_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "written"), [(3000, "run/.data"), (40_000, "checkpoint-2"), (120_000, "checkpoint-2")]
+)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(llava, reference, tmp_path, size, written):
+    with pytest.raises(InputError, match=rf"{written}\S*: cannot be written .*; free space, or choose another disk$"):
+        with files_of_at_most(size):
+            train_here(tmp_path / "run", model_path=llava, **FULL_PROJECTOR)
+    resume = {} if written == "run/.data" else {"resume": "auto"}
+    train_here(tmp_path / "run", model_path=llava, **FULL_PROJECTOR, **resume)
+    assert largest_difference(tmp_path / "run", reference) == (0, 0)
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,12 +1,15 @@
 """Training runs for tests: here in this process, or apart in processes of their own that can be killed."""
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -87,6 +90,17 @@ def kill_after_checkpoint(folder: Path, processes: int = 1, **settings) -> None:
         process.send_signal(signal.SIGKILL)
     run.communicate()
     assert not (folder / "training.json").exists()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file can be written beyond `size` bytes, as on a disk that is full; nobody needs to be root for it."""
+    before, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, limit))
 
 
 def losses(folder: Path) -> list[float]:

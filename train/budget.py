@@ -1,10 +1,7 @@
 """From counted bytes and FLOPs to the memory of a GPU and the hours of a run."""
 
-import json
-from pathlib import Path
-
 from models.errors import InputError
-from models.reading import told_as
+from models.outside import read_json_object
 from train.counting import Step
 from train.settings import Settings, find_file
 
@@ -25,9 +22,8 @@ def read_zero(path: str | None) -> dict:
     if path is None:
         return {}
     file = find_file(path)
-    with told_as(f"deepspeed: {path}: cannot be read as JSON", OSError, ValueError):
-        section = json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {})
-    if section.get("stage") not in (1, 2, 3):
+    section = read_json_object(file, "deepspeed: give a config of DeepSpeed's").get("zero_optimization")
+    if not isinstance(section, dict) or section.get("stage") not in (1, 2, 3):
         raise InputError(f"deepspeed: {path}: zero_optimization.stage is not 1, 2 or 3")
     return section
 

@@ -7,7 +7,6 @@ Writes a checkpoint that models/load.py reads, curves.png and stages.json; the c
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from matplotlib.figure import Figure
 from data.files import write_json
 from eval.heatmaps import save
 from models import load_model
-from models.errors import ArgumentParser, InputError, run_script
+from models.errors import ArgumentParser, run_script
+from models.outside import read_json_object
 from models.writing import new_folder
 from train.loss_curve import SMOOTHED
 from train.run_folder import read_log
@@ -46,10 +46,7 @@ def bundle(checkpoints: Path, seed: int, arm: str, output_dir: Path) -> None:
 
 def summary(folder: Path) -> dict:
     """Updates, hours, loss at the end, and the commit of the code of a finished stage."""
-    try:
-        made = json.loads((folder / "training.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/training.json: cannot be read ({error}); finish the stage first") from None
+    made = read_json_object(folder / "training.json", "finish the stage first")
     lines = [line for line in read_log(folder) if "loss" in line]
     seconds = [line["seconds"] for line in lines if "seconds" in line]
     return {

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.files import write_atomic
 from eval.heatmaps import check_suffix
 from models.errors import ArgumentParser, InputError, run_script
+from models.outside import read_json_object
 from models.quiet import quiet_transformers
 from models.reading import told_as
 from train.budget import GB, GPUS, gpu_counts, hours, memory_by_part, read_zero
@@ -216,8 +217,9 @@ def read_counts(arguments: argparse.Namespace) -> list[dict]:
     for name in ("geometry", "mean_text", "longest_text", "image_size"):
         if getattr(arguments, name):
             raise InputError(f"--{name} changes what is counted; leave out --counts")
-    with told_as(f"--counts {path}: not a file that --output_json wrote", OSError, ValueError, KeyError, TypeError):
-        counted = json.loads(Path(path).read_text(encoding="utf-8"))["counts"]
+    content = read_json_object(path, "--counts: give a file that --output_json wrote")
+    with told_as(f"--counts {path}: not a file that --output_json wrote", ValueError, KeyError, TypeError):
+        counted = content["counts"]
         counted = {entry["recipe"]: entry for entry in counted}
     names = list(counted) if arguments.recipe == ["all"] else arguments.recipe
     for name in names:

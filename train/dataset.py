@@ -8,6 +8,7 @@ samples that are over-long or whose image is missing are left out and listed. Ro
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.files import write_atomic
+from data.files import write_atomic, writing
 from data.instructions import find_image, read_samples
-from models.errors import InputError
+from models.errors import InputError, steady
 from models.fingerprint import hash_json
+from models.outside import read_json_object
 from train.encode import Encoder, image_size, open_image
 from train.settings import Settings
 
@@ -47,15 +49,17 @@ def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
     `max_bad_samples` unreadable images, or nothing left.
     """
     key = data_key(settings, encoder)
-    if folder.is_dir() and (folder / READY).is_file() and json.loads((folder / READY).read_text())["key"] == key:
+    if folder.is_dir() and (folder / READY).is_file() and read_json_object(folder / READY).get("key") == key:
         return
     (folder / READY).unlink(missing_ok=True)  # first: a kill must not leave a part that looks ready
     shutil.rmtree(folder, ignore_errors=True)
-    for killed in folder.parent.glob(f".{folder.name}.*"):  # what an earlier process was writing
-        shutil.rmtree(killed, ignore_errors=True)
+    for name in os.listdir(folder.parent):  # what an earlier process was writing: the run's folder is locked
+        if re.fullmatch(rf"\.{folder.name}\.\d+", name):
+            shutil.rmtree(folder.with_name(name), ignore_errors=True)
     half = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        counts = write_rows(settings, encoder, half)
+        with writing(half, only_full=True):
+            counts = write_rows(settings, encoder, half)
         write_atomic(half / READY, json.dumps({"key": key} | counts) + "\n")
         os.replace(half, folder)
     finally:
@@ -145,7 +149,7 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
             raise
         return row | {"dropped": "malformed", "reason": str(error)}
     except (OSError, ValueError) as error:
-        return row | {"dropped": "unreadable image", "reason": " ".join(str(error).split())}
+        return row | {"dropped": "unreadable image", "reason": steady(" ".join(str(error).split()))}
     if row["tokens"] > settings.cutoff_len:
         row |= {"dropped": "over-long", "reason": f"{row['tokens']} tokens, cutoff_len is {settings.cutoff_len}"}
     return row
@@ -192,7 +196,7 @@ class Samples(torch.utils.data.Dataset):
     def __init__(self, folder: Path, encoder: Encoder):
         self.rows = datasets.load_from_disk(str(folder / "rows"))
         self.encoder = encoder
-        counts = json.loads((folder / READY).read_text())
+        counts = read_json_object(folder / READY, "delete the folder; it is made again")
         self.dropped: dict[str, int] = counts["dropped"]
         columns = self.rows.with_format("numpy")
         self.lengths = np.asarray(columns["tokens"][:], dtype=np.int64)
@@ -219,4 +223,4 @@ class Samples(torch.utils.data.Dataset):
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            return {"name": row["name"], "bad": " ".join(str(error).split()) or type(error).__name__}
+            return {"name": row["name"], "bad": steady(" ".join(str(error).split())) or type(error).__name__}

@@ -25,10 +25,10 @@ from data.files import write_atomic
 from models.errors import ArgumentParser, InputError, run_script
 from models.fingerprint import base_identity
 from models.load import FORKS, read_flag, register_auto_classes, stated_flag
+from models.outside import read_yaml_mapping
 from models.provenance import provenance, versions
 from models.reading import read_json, told_as
 from models.writing import new_folder
-from train.settings import read_yaml
 
 INSTALL = (
     "in an environment of its own: pip install -r requirements.txt -r configs/llama_factory/requirements.txt && "
@@ -52,7 +52,7 @@ class KeepFork(TrainerCallback):
 
 def read_settings(config: str, overrides: list[str]) -> dict:
     """The YAML with the overrides in, read as LLaMA-Factory reads it; InputError for what it would not understand."""
-    content = read_yaml(Path(config), "give a YAML file, as in configs/llama_factory")
+    content = read_yaml_mapping(Path(config), "give a YAML file, as in configs/llama_factory")
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise InputError(f"{override}: write key=value, as LLaMA-Factory does")

@@ -10,7 +10,6 @@ the hours of training: of what is restored, `arm-<seed>-<arm>`, never of what wa
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from data.files import write_json
 from models import load_model
 from models.errors import ArgumentParser, InputError, run_script
+from models.outside import read_json_object
 from models.reading import WEIGHT_ERRORS, told_as
 from models.writing import new_folder
 from train.bundle_miniature import STAGES, TOWER, summary
@@ -71,7 +71,7 @@ def restore(checkpoints: Path, store: Path, seed: int, arm: str, balanced: bool)
             for file in BUNDLED.iterdir():
                 if file.is_file() and file.name not in NOT_OF_A_CHECKPOINT:
                     shutil.copyfile(file, folder / file.name)
-            config = json.loads((folder / "config.json").read_bytes())
+            config = read_json_object(folder / "config.json", finite=False)
             write_json(folder / "config.json", config | {"position_balance": flag})
             return
         model, processor = load_model(BUNDLED, flag, dtype="bfloat16")
@@ -86,10 +86,7 @@ def restore(checkpoints: Path, store: Path, seed: int, arm: str, balanced: bool)
 def describe(store: Path, seed: int, arm: str) -> dict:
     """What `keep` wrote of an arm: seed, arm, stages. Raises InputError if it is not there."""
     path = store / f"{seed}-{arm}.json"
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); there are the arms {kept(store)}") from None
+    return read_json_object(path, f"there are the arms {kept(store)}")
 
 
 def kept(store: Path) -> str:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from data.files import write_atomic
 from models.errors import InputError
+from models.outside import read_json_object
 from models.provenance import differences, provenance, versions
 from train import run_folder
 from train.loss_curve import draw_loss_curve
@@ -47,7 +48,7 @@ def run_in(folder: Path, settings: dict):
     with run_folder.lock_folder(folder):
         path = folder / RUN
         if path.is_file():
-            changes = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+            changes = differences(read_json_object(path, "choose another --output_dir"), settings)
             if changes:
                 raise InputError(f"--output_dir {folder}: holds another run ({changes}); choose another folder")
         elif {one.name for one in folder.iterdir()} - {run_folder.LOCK}:
@@ -58,7 +59,12 @@ def run_in(folder: Path, settings: dict):
             print(f"{folder}: finished already; nothing to do")
             yield False
             return
-        yield True
+        try:
+            yield True
+        except InputError:
+            if not (folder / STATE).exists() and not (folder / run_folder.LOG).exists():
+                path.unlink()
+            raise
         training = {"settings": settings, "versions": versions(), "provenance": provenance()}
         write_atomic(folder / run_folder.TRAINING, json.dumps(training, indent=2) + "\n")
         (folder / STATE).unlink()
@@ -106,7 +112,7 @@ def optimize(
         run_folder.append_log(folder, line | {"seconds": round(time.perf_counter() - began, 3)})
         if (step + 1) % save_steps == 0 or step + 1 == steps:
             save_state(folder / STATE, parts, step + 1)
-            draw_loss_curve(folder, folder / "loss.png")
+            draw_loss_curve(folder, folder / run_folder.CURVE)
 
 
 def rate(step: int, steps: int) -> float:

@@ -8,8 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from data.files import write_atomic
-from train.run_folder import TRAINING, WHOLE
+from data.files import write_atomic, writing
+from models.outside import read_json_object
+from models.writing import give_usual_modes
+from train.run_folder import KEPT, TRAINING, WHOLE
 
 # What of a checkpoint only a resumed run needs; and PEFT's empty form of a model card.
 STATE = (
@@ -24,6 +26,13 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
     `training` is written last, as training.json: a folder that has it is complete. A run that was killed in here
     does it again.
     """
+    with writing(folder, KEPT):
+        _copy(checkpoint, folder, dtype)
+        give_usual_modes(folder, "*")
+    write_atomic(folder / TRAINING, json.dumps(training, indent=2, ensure_ascii=False) + "\n")
+
+
+def _copy(checkpoint: Path, folder: Path, dtype: torch.dtype | None) -> None:
     total_size = 0  # of the weights as written; an index of several files says it, and is behind them in this order
     for path in sorted(checkpoint.iterdir()):
         if path.is_dir() or path.name in STATE or path.name.startswith("rng_state"):
@@ -37,15 +46,14 @@ def publish(checkpoint: Path, folder: Path, training: dict, dtype: torch.dtype |
             save_file(weights, target, metadata=metadata)
             total_size += sum(one.nbytes for one in weights.values())
         elif dtype is not None and path.name.endswith(".safetensors.index.json"):
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json_object(path)
             index["metadata"]["total_size"] = total_size
             write_atomic(target, json.dumps(index, indent=2, sort_keys=True) + "\n")
         elif dtype is not None and path.name == "config.json":
-            config = with_dtype(json.loads(path.read_text(encoding="utf-8")), str(dtype).removeprefix("torch."))
+            config = with_dtype(read_json_object(path, finite=False), str(dtype).removeprefix("torch."))
             write_atomic(target, json.dumps(config, indent=2) + "\n")
         else:
             shutil.copyfile(path, target)
-    write_atomic(folder / TRAINING, json.dumps(training, indent=2, ensure_ascii=False) + "\n")
 
 
 def with_dtype(config, name: str):

@@ -7,9 +7,9 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from models.errors import ArgumentParser, InputError
+from models.outside import read_yaml_mapping, yaml_value
+from models.ranges import check_range
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("pretrain", "finetune", "lora")
@@ -95,6 +95,49 @@ class Settings:
     report_to: str = setting("none", "", ("none", "tensorboard", "wandb", "trackio"), decides=False)
 
 
+# What transformers, PEFT, LLaVA and LLaMA-Factory call settings that are called otherwise here.
+PER_UPDATE = "'global_batch_size': rows in one update, over all processes and accumulation steps"
+OTHER_NAMES = {
+    "gradient_accumulation_steps": f"{PER_UPDATE}; accumulation follows from it",
+    "gradient_accumulation": f"{PER_UPDATE}; accumulation follows from it",
+    "train_batch_size": PER_UPDATE,
+    "batch_size": f"{PER_UPDATE}; or 'per_device_batch_size': rows in one forward pass",
+    "per_device_train_batch_size": "'per_device_batch_size'",
+    "num_train_epochs": "'num_epochs'",
+    "epochs": "'num_epochs'",
+    "max_train_steps": "'max_steps'",
+    "lr": "'learning_rate'",
+    "mm_projector_lr": "'projector_learning_rate'",
+    "lr_scheduler_type": "'lr_scheduler'",
+    "warmup_steps": "'warmup_ratio': a part of the updates",
+    "r": "'lora_rank'",
+    "lora_r": "'lora_rank'",
+    "target_modules": "'lora_target'",
+    "lora_target_modules": "'lora_target'",
+    "finetuning_type": "'stage'",
+    "model": "'model_path'",
+    "model_name_or_path": "'model_path'",
+    "model_max_length": "'cutoff_len'",
+    "max_length": "'cutoff_len'",
+    "max_seq_length": "'cutoff_len'",
+    "data_path": "'data'",
+    "dataset": "'data'",
+    "image_dir": "'image_folder'",
+    "media_dir": "'image_folder'",
+    "image_path": "'image_folder'",
+    "interleave_probs": "'data_weights': passes over each file in one epoch",
+    "group_by_modality_length": "'group_by': modality_length",
+    "group_by_length": "'group_by': modality_length",
+    "dataloader_num_workers": "'num_workers'",
+    "preprocessing_num_workers": "'num_workers'",
+    "resume_from_checkpoint": "'resume': auto",
+    "overwrite_output_dir": "'overwrite'",
+    "flash_attn": "'attn_implementation'",
+    "freeze_backbone": "'stage': pretrain",
+    "tune_mm_mlp_adapter": "'stage': pretrain",
+    "lora_enable": "'stage': lora",
+    "fp16": "'bf16': true or false",
+}
 FIELDS = {item.name: item for item in dataclasses.fields(Settings)}
 
 
@@ -122,27 +165,16 @@ def parse_settings(description: str, argv: list[str] | None = None) -> Settings:
 
 def read_recipe(path: Path) -> dict:
     """The settings in a recipe, checked; InputError naming the file and the key."""
-    recipe = read_yaml(path, "the recipes are in configs/train")
+    recipe = read_yaml_mapping(path, "the recipes are in configs/train")
     for name in recipe:
         if name not in FIELDS:
             raise InputError(f"{path}: {no_such_key(str(name))}")
     return {name: checked(f"{path}: {name}", name, value) for name, value in recipe.items()}
 
 
-def read_yaml(path: Path, advice: str) -> dict:
-    """The keys and values of a YAML file; InputError if it has none, with `advice` if there is no such file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {advice}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not `key: value` lines")
-    return content
-
-
 def no_such_key(name: str) -> str:
+    if name in OTHER_NAMES:
+        return f"no setting is called {name!r}; here it is {OTHER_NAMES[name]}"
     near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)
     return f"no setting is called {name!r}; the nearest is {near[0]!r}" if near else f"no setting is called {name!r}"
 
@@ -159,8 +191,8 @@ def from_text(name: str, text: str | list[str]):
     if textual and text != "null":
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yaml_value(text, f"--{name}")
+    except InputError:  # the text, of which `checked` says what is wrong
         return text
 
 
@@ -184,7 +216,7 @@ def as_type(where: str, kind: type, value):
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif type(value) is kind:
         return value
@@ -214,6 +246,8 @@ def check_settings(settings: Settings, processes: int) -> None:
         settings.data_weights and not sum(settings.data_weights)
     ):
         raise InputError("data_weights: a negative one, or nothing but zeros")
+    for name, value in vars(settings).items():
+        check_range(name, name, value)
     for name in (
         "cutoff_len",
         "global_batch_size",

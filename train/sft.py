@@ -38,7 +38,7 @@ from train.loss_curve import draw_loss_curve
 from train.memory import told_out_of_memory
 from train.publish import publish
 from train.settings import Settings, check_settings, find_file, parse_settings
-from train.stages import trainable_model
+from train.stages import lora_config, trainable_model
 from train.trainer import SftTrainer
 
 TIMEOUT = 7 * 24 * 3600  # seconds; one process may prepare data for long, and the launcher ends all when one fails
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     with processes.joined("nccl" if on_gpu else "gloo"), contextlib.ExitStack() as held:
         processes.by_first(lambda: check(settings, processes))
         folder = Path(settings.output_dir)
-        processes.by_first(lambda: held.enter_context(run_folder.lock_folder(folder)) and None)
+        processes.by_first(lambda: held.enter_context(run_folder.lock_folder(folder)))
+        if processes.rank == 0:
+            held.enter_context(run_folder.undone_if_refused(settings))
         train(settings, processes, folder)
     if processes.count > 1 or settings.deepspeed:
         leave()
@@ -103,8 +105,8 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
 
     # The result.
     dtype = torch.bfloat16 if settings.bf16 and settings.stage != "lora" else None
+    processes.by_first(lambda: draw_loss_curve(folder, folder / run_folder.CURVE))
     processes.by_first(lambda: publish(run_folder.whole_checkpoints(folder)[-1], folder, training, dtype))
-    processes.by_first(lambda: draw_loss_curve(folder, folder / "loss.png"))
     say(processes, f"{folder}: the trained {'adapter' if settings.stage == 'lora' else 'model'}; loss curve: loss.png")
 
 
@@ -181,6 +183,8 @@ def load(settings: Settings, base: str, checkpoint: Path | None) -> tuple[torch.
     model, processor = load_model(path, settings.position_balance, dtype=dtype, **attention)
     if isinstance(model, PeftModel):
         raise InputError(f"model_path: {path} is an adapter; merge it (train/merge_lora.py) and train the result")
+    if settings.stage == "lora":
+        lora_config(model, settings)  # refuses targets that the model has not, before hours of preparing data
     if settings.image_aspect_ratio is not None:
         set_aspect_ratio(model, processor, settings.image_aspect_ratio)
     return model, processor

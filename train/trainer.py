@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.processing_utils import ProcessorMixin
 
-from data.files import write_atomic
-from models.errors import InputError
+from data.files import write_atomic, writing
+from models.errors import InputError, ignore_interrupts
 from models.load import without_adapter
 from models.packed import packed_inputs
 from train import run_folder
@@ -75,6 +75,7 @@ class SftTrainer(Trainer):
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=workers,
+            worker_init_fn=ignore_interrupts,
             pin_memory=not self.args.use_cpu,
             persistent_workers=workers > 0,
         )
@@ -155,7 +156,7 @@ class SftTrainer(Trainer):
         lines = [{"sample": name, "reason": reason} for part in everywhere for name, reason in part]
         path = self.folder / UNREADABLE
         if self.is_world_process_zero():
-            with open(path, "a", encoding="utf-8") as file:
+            with writing(path, run_folder.KEPT), open(path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self.unreadable += len(lines)
         if self.unreadable > self.settings.max_bad_samples:
@@ -165,12 +166,13 @@ class SftTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        checkpoint = self.folder / f"checkpoint-{self.state.global_step}"
+        with writing(checkpoint, run_folder.KEPT):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process writes parts of its own
         if self.is_world_process_zero():
-            checkpoint = self.folder / f"checkpoint-{self.state.global_step}"
             run_folder.mark_whole(checkpoint, self.settings.save_total_limit, self.args.world_size)
-            draw_loss_curve(self.folder, self.folder / "loss.png")
+            draw_loss_curve(self.folder, self.folder / run_folder.CURVE)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The model (or adapter, with the whole config.json that bears the flag) and its processor."""

@@ -21,6 +21,7 @@ from eval.manifest import manifest_path, read_manifest
 from eval.plots import STUDIES
 from models.errors import InputError
 from models.fingerprint import FLAG
+from models.outside import read_json_file
 
 PROBE, SIMILARITY, PERCEPTION, FLOW = "probe", "similarity", "perception", "information_flow"
 KINDS = (PROBE, SIMILARITY, PERCEPTION, FLOW)
@@ -130,7 +131,13 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _look_at_run(answers: Path, results: Results) -> None:
-    manifest = read_manifest(answers)
+    try:
+        manifest = read_manifest(answers)
+    except InputError as error:
+        if answers.exists() or part_paths(answers):
+            raise
+        results.left_out[manifest_path(answers)] = str(error).removeprefix(f"{manifest_path(answers)}: ")
+        return
     if not manifest.keys() >= {"benchmark", "items_sha256"}:
         return
     for name, kind in NEEDED.items():
@@ -158,9 +165,10 @@ def _count_lines(path: Path) -> int:
 
 def _look_at_json(path: Path, results: Results) -> None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it or move it away") from None
+        content = read_json_file(path, finite=False)
+    except InputError as error:  # perhaps not ours
+        results.left_out[path] = str(error).removeprefix(f"{path}: ")
+        return
     if isinstance(content, dict) and content.keys() >= SCORES:
         results.scores.append((path, content))
     elif isinstance(content, dict) and content.keys() >= ROTARY:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.files import numbered_json_lines
-from eval.fields import HALF_A_CHARACTER, describe_key, item_key, strings, wrong_field
+from eval.fields import describe_key, item_key, wrong_field
 from eval.manifest import manifest_path, noted_keys, read_manifest
 from eval.scorers.rules import Rules
 from models.errors import InputError
@@ -133,9 +133,6 @@ def _wrong(row: dict, rules: Rules) -> str | None:
         named = row.get(name, [])
         if not all(isinstance(one, str | int | None) for one in (named if isinstance(named, list) else [named])):
             return f"field `{name}` is {json.dumps(named)[:60]}; a text or a list of texts is expected"
-    for name, value in row.items():
-        if any(map(HALF_A_CHARACTER.search, strings([name, value]))):
-            return f"field {json.dumps(name)} holds half a character (\\ud800 to \\udfff); remove it"
     return rules.check(row)
 
 

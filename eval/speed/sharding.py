@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from data.files import numbered_json_lines
 from eval.items import hash_pictures, image_field
 from eval.journal import append_rows, open_part, part_paths
 from eval.probe import messages
@@ -97,7 +98,7 @@ def go_on(args: argparse.Namespace, eval_file: Path, answers: Path, part: bytes,
 
 def answered(args: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path, bytes]:
     """(questions, answers, bytes of a part file) of a probe of `count` items on the pictures of `args.eval_file`."""
-    rows = [json.loads(line) for line in args.eval_file.read_text(encoding="utf-8").splitlines() if line]
+    rows = [row for _, row in numbered_json_lines(args.eval_file)]
     items = [rows[number % len(rows)] | {"id": f"{number}"} for number in range(count)]
     eval_file, answers = folder / f"{count}.jsonl", folder / f"answers-{count}.jsonl"
     eval_file.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
