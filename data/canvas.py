@@ -8,8 +8,10 @@ import warnings
 from io import BytesIO
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from data import pictures
+from data.pictures import open_rgb, picture_size
 from models.errors import InputError
 
 JPEG_QUALITY = 95
@@ -67,39 +69,24 @@ def cell_corners(layout: Layout) -> list[tuple[int, int]]:
 
 
 def decode(content: bytes, side: int, min_side: int = 1) -> Image.Image:
-    """The picture in `content` (a JPEG, PNG, WebP, ... file) as RGB: upright, transparent parts white.
+    """The picture in `content` (a JPEG, PNG, WebP, ... file), upright and RGB (data/pictures.py).
 
     A JPEG much larger than `side` px is decoded at a fraction of its size (never below twice `side`), which
     is all that fitting it into such a square needs. Raises PictureError if Pillow cannot decode the picture,
-    if it is large enough for a decompression bomb, or if its shorter side is below `min_side` px.
+    if it is large enough for a decompression bomb, if it has no reading in RGB, or if its shorter side is below
+    `min_side` px.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # A broken file raises whatever its decoder trips over, from OSError to struct.error, and one bad
-        # picture among millions must not end a build.
         try:
-            picture = Image.open(BytesIO(content))
-            size = picture.size
-            picture.draft(None, (2 * side, 2 * side))
-            picture = ImageOps.exif_transpose(picture)
-            picture = _to_rgb(picture)
-        except Exception as error:
+            size = picture_size(content)
+            picture = open_rgb(content, draft=(2 * side, 2 * side))
+        except pictures.PictureError as error:
             raise PictureError("undecodable") from error
     if min(size) < min_side:
         raise PictureError("too_small")
     return picture
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        return white.convert("RGB")
-    if picture.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255 when it converts; scale it instead.
-        picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    return picture.convert("RGB")
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:

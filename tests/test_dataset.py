@@ -1,14 +1,17 @@
 """train/dataset.py: what is kept, what is left out and why, and data sets that are there already."""
 
+import copy
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.errors import InputError
 from tests.pictures import picture
@@ -320,3 +323,22 @@ def test_a_data_set_on_disk_is_not_read_into_memory(settings, encoder):
     samples = prepared(settings, encoder)
     assert samples.rows.cache_files
     assert samples.lengths.dtype == np.int64
+
+
+def test_a_picture_too_thin_for_the_resize_is_left_out_by_name(settings, encoder, images, tmp_path):
+    encoder = copy.copy(encoder)
+    encoder.processor.image_processor = copy.deepcopy(encoder.processor.image_processor)
+    encoder.processor.image_processor.size = {"shortest_edge": 336}  # as released; training asked for 27 GB
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    Image.new("RGB", (20_000, 1), "red").save(folder / "rule.png")
+    os.mkfifo(folder / "pipe.png")
+    settings.image_folder = [str(folder)]
+    settings.data = [
+        str(write(tmp_path / "thin.json", [sample("a", "rule.png"), sample("b", "small.jpg"), sample("c", "pipe.png")]))
+    ]
+    assert len(prepared(settings, encoder)) == 1
+    thin, pipe = left_out(settings)
+    assert thin["sample"].endswith("thin.json, sample 0 (id a)")
+    assert thin["reason"].startswith(f"{folder}/rule.png: too thin: of 20000 x 1 px")
+    assert pipe["reason"] == f"pipe.png: not in {folder}"

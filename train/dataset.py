@@ -22,6 +22,7 @@ from data.files import write_atomic
 from data.instructions import find_image, read_samples
 from models.errors import InputError
 from models.fingerprint import hash_json
+from models.resized_pixels import too_many_pixels
 from train.encode import Encoder, image_size, open_image
 from train.settings import Settings
 
@@ -139,6 +140,9 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
         return row
     try:
         sizes = [image_size(path) for path in row["images"]]
+        for path, (height, width) in zip(row["images"], sizes, strict=True):
+            if complaint := too_many_pixels(encoder.processor.image_processor, width, height):
+                return row | {"dropped": "unreadable image", "reason": f"{path}: {complaint}"}
         row["tokens"] = encoder.count_tokens(row["messages"], sizes, row["name"])
     except InputError as error:
         if not settings.skip_malformed:

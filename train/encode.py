@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from data.instruction_formats import typed_parts
+from data.pictures import open_rgb, picture_size, read_file
 from models.errors import InputError
 
 IGNORED = -100  # the label that transformers' loss leaves out
@@ -185,19 +186,10 @@ def with_max_pixels(image_processor, max_pixels: int):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image upright and in RGB, as transformers and our evaluation load it. Raises OSError or ValueError."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # what Pillow's readers raise beside OSError
-        raise ValueError(str(error)) from error
+    """An image upright and in RGB, as evaluation shows it (data/pictures.py). Raises PictureError, a ValueError."""
+    return open_rgb(read_file(path))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of `open_image`'s picture, from the file's header."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # Orientation: lies on its side
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    """(height, width) of `open_image`'s picture, from the file's header. Raises PictureError, a ValueError."""
+    return picture_size(path)[::-1]
