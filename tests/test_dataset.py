@@ -342,3 +342,18 @@ def test_a_picture_too_thin_for_the_resize_is_left_out_by_name(settings, encoder
     assert thin["sample"].endswith("thin.json, sample 0 (id a)")
     assert thin["reason"].startswith(f"{folder}/rule.png: too thin: of 20000 x 1 px")
     assert pipe["reason"] == f"pipe.png: not in {folder}"
+
+
+@pytest.mark.parametrize("answer", ["It is at [0.1, 0.2, 0.3, 0.4].", "(1,2),(30,40)", '{"bbox_2d": [1, 2, 30, 40]}'])
+def test_a_box_in_words_about_a_picture_that_exif_turns_is_refused(settings, encoder, images, tmp_path, answer):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "wide.jpg").save(tmp_path / "turned.jpg", exif=exif)
+    settings.image_folder = [str(tmp_path)]
+    write(Path(settings.data[0]), [sample("a", "turned.jpg", answer=answer)])
+    with pytest.raises(
+        InputError, match=r"sample 0 \(id a\): its text holds a box, and EXIF turns its image .*turned.jpg"
+    ):
+        prepared(settings, encoder)
+    write(Path(settings.data[0]), [sample("a", "turned.jpg", answer="In 1999 and (2).")])
+    assert len(prepared(settings, encoder)) == 1

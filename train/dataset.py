@@ -8,6 +8,7 @@ samples that are over-long or whose image is missing are left out and listed. Ro
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from data.files import write_atomic
 from data.instructions import find_image, read_samples
+from data.pictures import size_and_orientation
 from models.errors import InputError
 from models.fingerprint import hash_json
 from models.resized_pixels import too_many_pixels
@@ -38,6 +40,9 @@ FEATURES = datasets.Features(
     }
 )
 READY = "ready.json"
+_NUMBER = r"\s*\d+(?:\.\d+)?\s*"
+# [1, 2, 3, 4], (0.1, 0.2, 0.3, 0.4) and Qwen's (1,2),(3,4).
+WRITTEN_BOX = re.compile(rf"[\[(]{_NUMBER}(?:,{_NUMBER}){{3}}[\])]|\({_NUMBER},{_NUMBER}\),\({_NUMBER},{_NUMBER}\)")
 
 
 def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
@@ -139,6 +144,7 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
     if row["dropped"]:
         return row
     try:
+        check_boxes(row)
         sizes = [image_size(path) for path in row["images"]]
         for path, (height, width) in zip(row["images"], sizes, strict=True):
             if complaint := too_many_pixels(encoder.processor.image_processor, width, height):
@@ -153,6 +159,18 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
     if row["tokens"] > settings.cutoff_len:
         row |= {"dropped": "over-long", "reason": f"{row['tokens']} tokens, cutoff_len is {settings.cutoff_len}"}
     return row
+
+
+def check_boxes(row: dict) -> None:
+    """InputError for a text with a box of a picture that EXIF turns: nobody can tell which way up the box was drawn."""
+    if not any(map(WRITTEN_BOX.search, (turn["content"] for turn in row["messages"]))):
+        return
+    for path in row["images"]:
+        if (orientation := size_and_orientation(path)[1]) != 1:
+            raise InputError(
+                f"{row['name']}: its text holds a box, and EXIF turns its image {path} (orientation {orientation}); "
+                "save the image upright without EXIF, with the box as it then is"
+            )
 
 
 def list_dropped(settings: Settings, rows: datasets.Dataset) -> None:
