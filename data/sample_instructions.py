@@ -138,6 +138,7 @@ def draw(args: argparse.Namespace) -> Draw:
             continue
         try:
             sample = canonical_sample(args.input, index, written)
+            check_copied(sample, f"{args.input}, sample {index} (id {sample['id']})")
         except InputError as error:
             if not args.skip_malformed:
                 raise InputError(f"{error}; or give --skip_malformed") from None
@@ -167,6 +168,19 @@ def draw(args: argparse.Namespace) -> Draw:
     for entry in chosen:
         count(counts, entry.data, "chosen")
     return Draw(chosen, dict(sorted(counts.items())), list(missing), malformed, faults)
+
+
+def check_copied(sample: dict, where: str) -> None:
+    """Raise InputError for what only train/sft.py reads: to LLaMA-Factory and TRL such a sample means another thing."""
+    if "objects" in sample:
+        what = 'field "objects": its boxes'
+    elif not all(turn.get("supervised", True) for turn in sample["messages"]):
+        what = "an answer that is not to be learnt"
+    else:
+        return
+    raise InputError(
+        f"{where}: {what} cannot be written for all of LLaVA, LLaMA-Factory and TRL; train/sft.py reads it"
+    )
 
 
 def is_text_only(written: object) -> bool:

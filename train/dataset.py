@@ -25,6 +25,7 @@ from data.pictures import size_and_orientation
 from models.errors import InputError
 from models.fingerprint import hash_json
 from models.resized_pixels import too_many_pixels
+from train.box_texts import with_boxes
 from train.encode import Encoder, image_size, open_image
 from train.settings import Settings
 
@@ -33,7 +34,14 @@ FEATURES = datasets.Features(
         "name": datasets.Value("string"),
         "file": datasets.Value("int32"),
         "images": datasets.List(datasets.Value("string")),
-        "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+        "messages": datasets.List(
+            {
+                "role": datasets.Value("string"),
+                "content": datasets.Value("string"),
+                "supervised": datasets.Value("bool"),
+            }
+        ),
+        "objects": datasets.Value("string"),  # boxes, as JSON, until they are written into the messages; or empty
         "tokens": datasets.Value("int32"),
         "dropped": datasets.Value("string"),  # over-long, unreadable image, malformed; or empty
         "reason": datasets.Value("string"),
@@ -124,7 +132,8 @@ def read_rows(settings: Settings) -> Iterator[dict]:
             row = {
                 "name": name,
                 "file": number,
-                "messages": sample["messages"],
+                "messages": [{"supervised": True} | turn for turn in sample["messages"]],
+                "objects": json.dumps(sample["objects"]) if "objects" in sample else "",
                 "tokens": 0,
                 "dropped": "",
                 "reason": "",
@@ -135,7 +144,7 @@ def read_rows(settings: Settings) -> Iterator[dict]:
                 row |= {"dropped": "unreadable image", "reason": f"{missing[0]}: not in {folder}"}
             yield row | {"images": [str(file) for file in found if file is not None]}
         for error in malformed:
-            empty = {"name": path, "file": number, "messages": [], "images": [], "tokens": 0}
+            empty = {"name": path, "file": number, "messages": [], "objects": "", "images": [], "tokens": 0}
             yield empty | {"dropped": "malformed", "reason": str(error)}
 
 
@@ -149,6 +158,10 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
         for path, (height, width) in zip(row["images"], sizes, strict=True):
             if complaint := too_many_pixels(encoder.processor.image_processor, width, height):
                 return row | {"dropped": "unreadable image", "reason": f"{path}: {complaint}"}
+        if row["objects"]:
+            pictures = [size_and_orientation(path) for path in row["images"]]
+            arguments = json.loads(row["objects"]), pictures, encoder.processor, settings.box_coordinates, row["name"]
+            row |= {"messages": with_boxes(row["messages"], *arguments), "objects": ""}
         row["tokens"] = encoder.count_tokens(row["messages"], sizes, row["name"])
     except InputError as error:
         if not settings.skip_malformed:
@@ -204,7 +217,7 @@ def data_key(settings: Settings, encoder: Encoder) -> str:
         if not Path(folder).is_dir():
             raise InputError(f"image_folder: {folder}: no such folder; give the one that the images' paths start from")
     processor = encoder.processor.to_json_string(), encoder.processor.chat_template
-    decided = settings.cutoff_len, settings.skip_malformed, settings.max_bad_samples
+    decided = settings.cutoff_len, settings.skip_malformed, settings.max_bad_samples, settings.box_coordinates
     return hash_json([files, folders, processor, encoder.plain, decided])
 
 

@@ -64,6 +64,7 @@ class Encoder:
         without one supervised token.
         """
         text, spans = self.render(messages, where)
+        spans = learnt_spans(messages, spans)
         tokenizer = self.processor.tokenizer
         inputs = self.processor(
             text=[text],
@@ -149,6 +150,12 @@ class Encoder:
         before = self._template(image_turn).split("\0")[0]
         token = re.escape(self.processor.image_token)
         return re.search(rf"(<\|vision_start\|>)?{token}(<\|vision_end\|>)?", before).group()
+
+
+def learnt_spans(messages: list[dict], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of the spans of the assistant's turns, those of turns without `"supervised": False`."""
+    answers = [turn for turn in messages if turn["role"] == "assistant"]
+    return [span for turn, span in zip(answers, spans, strict=True) if turn.get("supervised", True)]
 
 
 def visual_tokens(processor: ProcessorMixin) -> set[str]:
