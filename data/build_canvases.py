@@ -43,6 +43,7 @@ def make_parser(description: str) -> ArgumentParser:
     parser.add_argument("--cell", type=int, help="side of a cell, px (the largest that fits: 272 with the defaults)")
     parser.add_argument("--gap", type=int, default=4, help="between cells, px (%(default)s)")
     parser.add_argument("--border", type=int, default=8, help="around the cells, px (%(default)s)")
+    parser.add_argument("--follow_paths", action="store_true", help="read pictures that data names out of its folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the build that --output_dir holds")
     return parser
 
@@ -64,7 +65,7 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
     layout = make_layout(args.grid, args.canvas, args.cell, args.gap, args.border)
-    source, folder = find_source(args.source), args.output_dir
+    source, folder = find_source(args.source, args.follow_paths), args.output_dir
     if folder.resolve().is_relative_to(args.source.resolve()):
         raise InputError(f"--output_dir {folder}: is inside --source {args.source}; choose a folder outside it")
     identity = _identity(kind, args, negatives, layout, source)

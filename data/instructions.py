@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import ijson
 
 from data.files import iter_json_lines
+from data.inside import OutsideError, inside
 from data.sample_fields import boxes, check_fields, is_learnt, system_prompt
 from data.sources import IMAGE_SUFFIXES
 from models.errors import InputError
@@ -242,14 +243,24 @@ def _check_marks(messages: list[dict], images: int, where: str) -> None:
         raise InputError(f"{where}: an image in a tag <img> (Qwen-VL's form); name it in `images`, write {IMAGE_MARK}")
 
 
-def find_image(folder: str | os.PathLike, name: str) -> Path | None:
-    """The file of image `name` below `folder` (absolute names as they are), or None.
+def find_images(
+    folder: str | os.PathLike, names: list[str], where: str, follow_paths: bool = False
+) -> list[Path | None]:
+    """`find_image` of each name. Raises InputError, after `where`, for a name that leads out of the folder."""
+    try:
+        return [find_image(folder, name, follow_paths) for name in names]
+    except OutsideError as error:
+        raise InputError(f"{where}: image {error}; mend the name, or give --follow_paths to read it") from None
+
+
+def find_image(folder: str | os.PathLike, name: str, follow_paths: bool = False) -> Path | None:
+    """The file of image `name` below `folder`, or None. Raises OutsideError for a name that leads out of it.
 
     If there is no such file, one in its folder with the same stem and another image ending does: the pictures of
     ocr_vqa were saved as .jpg, .png or .gif, and the lists say .jpg. A folder that misses a name is listed once in a
     process; what comes into it later is found by its exact name only.
     """
-    path = Path(folder) / name
+    path = inside(folder, name, follow_paths)
     try:
         if path.is_file():
             return path

@@ -115,7 +115,11 @@ def table_records(source: Table) -> Records:
             raise InputError(f"{where}: field `bbox` is {box}; four numbers, xywh, are expected")
         left, top, width, height = box
         box = [left, top, left + width, top + height]
-        size, box = as_shown(where, tables.stored_picture(source, record["row"], "image"), box)
+        try:
+            stored = tables.stored_picture(source, record["row"], "image")
+        except PictureError as error:
+            raise InputError(f"{where}: its picture cannot be opened ({error})") from None
+        size, box = as_shown(where, stored, box)
         for number, expression in enumerate(expressions):
             yield (
                 where,

@@ -428,3 +428,17 @@ def test_boxes_for_a_processor_of_one_size_need_their_coordinates(settings, enco
     settings.data = [str(write(tmp_path / "b.json", [{"messages": turns, "images": ["wide.jpg"], "objects": objects}]))]
     with pytest.raises(InputError, match='field "objects": a box leaves its image of 200 x 50 px'):
         prepared(settings, encoder)
+
+
+def test_images_out_of_the_folder_are_refused_by_name_or_followed(settings, encoder, images, tmp_path):
+    settings.image_folder = [str(tmp_path / "run")]
+    outside = str(images / "small.jpg")
+    write(Path(settings.data[0]), [sample("a", outside), sample("b")])
+    with pytest.raises(
+        InputError, match=r"sample 0 \(id a\): image '.*small.jpg' lies outside .*run; .*--follow_paths"
+    ):
+        prepared(settings, encoder)
+    settings.skip_malformed = True
+    assert prepared(settings, encoder).dropped == {"malformed": 1}
+    settings.follow_paths = True
+    assert prepared(settings, encoder).rows[0]["images"] == [outside]

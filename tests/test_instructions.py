@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import data.instructions
-from data.instructions import dataset_of, find_image, read_samples
+from data.instructions import dataset_of, find_image, find_images, read_samples
 from models.errors import InputError
 from tests.captioned_pictures import PHOTOS
 
@@ -249,8 +249,24 @@ def folder(tmp_path) -> Path:
 def test_an_image_is_found_under_another_ending(name, found, folder):
     expected = None if found is None else folder / "ocr_vqa" / "images" / found
     assert find_image(folder, f"ocr_vqa/images/{name}") == expected
-    assert find_image("/elsewhere", str(folder / "ocr_vqa" / "images" / name)) == expected
+    assert find_image(folder, str(folder / "ocr_vqa" / "images" / name)) == expected
+    assert find_image("/elsewhere", str(folder / "ocr_vqa" / "images" / name), follow_paths=True) == expected
     assert find_image(folder, f"nowhere/{name}") is None
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "ocr_vqa/../../a.jpg", "/etc/hostname", "{folder}x/a.jpg"])
+def test_an_image_out_of_the_folder_is_refused(name, folder):
+    name = name.format(folder=folder)
+    with pytest.raises(
+        InputError, match=re.escape(f"here: image {name!r} lies outside {folder}; mend the name, or give")
+    ):
+        find_images(folder, ["ocr_vqa/images/a.jpg", name], "here")
+
+
+def test_a_folder_of_pictures_may_be_a_link(folder, tmp_path):
+    (tmp_path / "playground").mkdir()
+    (tmp_path / "playground" / "ocr_vqa").symlink_to(folder / "ocr_vqa")
+    assert find_image(tmp_path / "playground", "ocr_vqa/images/a.png").read_bytes() == (PHOTOS / "cat.jpg").read_bytes()
 
 
 def test_a_folder_with_many_missing_is_listed_once_and_one_with_all_never(folder, monkeypatch):

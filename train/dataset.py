@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data.files import write_atomic
-from data.instructions import find_image, read_samples
+from data.instructions import find_images, read_samples
 from data.pictures import size_and_orientation
 from models.errors import InputError
 from models.fingerprint import hash_json
@@ -138,7 +138,13 @@ def read_rows(settings: Settings) -> Iterator[dict]:
                 "dropped": "",
                 "reason": "",
             }
-            found = [find_image(folder, image) for image in sample["images"]]
+            try:
+                found = find_images(folder, sample["images"], name, settings.follow_paths)
+            except InputError as error:
+                if not settings.skip_malformed:
+                    raise
+                malformed.append(error)
+                continue
             missing = [image for image, file in zip(sample["images"], found, strict=True) if file is None]
             if missing:
                 row |= {"dropped": "unreadable image", "reason": f"{missing[0]}: not in {folder}"}
@@ -217,7 +223,13 @@ def data_key(settings: Settings, encoder: Encoder) -> str:
         if not Path(folder).is_dir():
             raise InputError(f"image_folder: {folder}: no such folder; give the one that the images' paths start from")
     processor = encoder.processor.to_json_string(), encoder.processor.chat_template
-    decided = settings.cutoff_len, settings.skip_malformed, settings.max_bad_samples, settings.box_coordinates
+    decided = (
+        settings.cutoff_len,
+        settings.skip_malformed,
+        settings.max_bad_samples,
+        settings.box_coordinates,
+        settings.follow_paths,
+    )
     return hash_json([files, folders, processor, encoder.plain, decided])
 
 

@@ -57,6 +57,7 @@ class Settings:
     data: list[str] = setting([], "files in LLaVA's or the messages form, .json or .jsonl")
     data_weights: list[float] = setting([], "passes over each file in one epoch: 0.5 is half of it, 2 is twice")
     image_folder: list[str] = setting(["."], "where the images are: one folder for all files, or one for each")
+    follow_paths: bool = setting(False, "read images that the data name out of image_folder, too")
     image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square"))
     image_max_pixels: int | None = setting(None, "Qwen2.5-VL: scale larger images down while training")
     box_coordinates: str | None = setting(
