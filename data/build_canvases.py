@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import PIL
 
-from data.canvas import JPEG_QUALITY, RESAMPLING, Layout, make_layout
+from data.canvas import ENLARGING, RESAMPLING, Layout, make_layout, paper_layout
 from data.draw_canvases import Task, draw
 from data.files import write_atomic
 from data.grid import cell_names
@@ -39,12 +39,34 @@ def make_parser(description: str) -> ArgumentParser:
     parser.add_argument("--min_side", type=int, default=32, help="leave out smaller pictures, px (%(default)s)")
     parser.add_argument("--workers", type=int, default=_cores(), help="drawing processes (%(default)s, the cores)")
     parser.add_argument("--grid", type=int, default=3, help="cells a side, 2 to 6 (%(default)s)")
-    parser.add_argument("--canvas", type=int, default=840, help="side of the canvas, px (%(default)s)")
-    parser.add_argument("--cell", type=int, help="side of a cell, px (the largest that fits: 272 with the defaults)")
-    parser.add_argument("--gap", type=int, default=4, help="between cells, px (%(default)s)")
-    parser.add_argument("--border", type=int, default=8, help="around the cells, px (%(default)s)")
+    parser.add_argument(
+        "--layout",
+        choices=("paper", "even"),
+        default="paper",
+        help="paper: its canvas of 840 px, cells of 268.8 px; even: the sizes that follow (%(default)s)",
+    )
+    parser.add_argument("--canvas", type=int, help="even: side of the canvas, px (840)")
+    parser.add_argument(
+        "--cell", type=int, help="even: side of a cell, px (the largest that fits: 272 with the others)"
+    )
+    parser.add_argument("--gap", type=int, help="even: between cells, px (4)")
+    parser.add_argument("--border", type=int, help="even: around the cells, px (8)")
+    parser.add_argument("--follow_paths", action="store_true", help="read pictures that data names out of its folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the build that --output_dir holds")
     return parser
+
+
+def layout_of(args: argparse.Namespace) -> Layout:
+    """The layout that the flags ask for. Raises InputError for sizes that do not go together."""
+    sizes = {"canvas": 840, "cell": None, "gap": 4, "border": 8}
+    given = {name: getattr(args, name) for name in sizes if getattr(args, name) is not None}
+    if args.layout == "paper":
+        for name, value in given.items():
+            raise InputError(
+                f"--{name} {value}: the paper's layout has sizes of its own; give --layout even for others"
+            )
+        return paper_layout(args.grid)
+    return make_layout(args.grid, **sizes | given)
 
 
 def _cores() -> int:
@@ -63,8 +85,8 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
     for flag in ("num_captions", "min_side", "workers"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: must be 1 or more")
-    layout = make_layout(args.grid, args.canvas, args.cell, args.gap, args.border)
-    source, folder = find_source(args.source), args.output_dir
+    layout = layout_of(args)
+    source, folder = find_source(args.source, args.follow_paths), args.output_dir
     if folder.resolve().is_relative_to(args.source.resolve()):
         raise InputError(f"--output_dir {folder}: is inside --source {args.source}; choose a folder outside it")
     identity = _identity(kind, args, negatives, layout, source)
@@ -92,16 +114,20 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
 
 def _identity(kind: str, args: argparse.Namespace, negatives: float, layout: Layout, source: Source) -> dict:
     """Everything that decides the bytes of a build."""
+    sizes = {name: getattr(layout, name) for name in ("grid", "canvas", "cell", "gap", "border")}
+    if layout.enlarged is not None:  # beside the sizes in which it is drawn
+        enlarged = {"enlarged_to": layout.enlarged, "enlarged_with": ENLARGING.name.lower()}
+        sizes = {"layout": args.layout, **sizes, **enlarged}
     return {
         "build": kind,
         "num_captions": args.num_captions,
         "seed": args.seed,
         "negatives": negatives,
         "min_side": args.min_side,
-        **layout._asdict(),
+        **sizes,
         "source_form": source.form,
         "source_fingerprint": source.fingerprint,
-        "jpeg_quality": JPEG_QUALITY,
+        "jpeg_quality": layout.quality,
         "resampling": RESAMPLING.name.lower(),
         "pillow": PIL.__version__,
     }

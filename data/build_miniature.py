@@ -55,6 +55,12 @@ def make_parser() -> ArgumentParser:
     add("--instructions", type=int, default=48_000, help="canvases of instructions.json, about (%(default)s)")
     add("--grid", type=int, default=3, help="cells a side of a canvas (%(default)s)")
     add("--canvas", type=int, default=144, help="side of a training canvas, px: the model's (%(default)s)")
+    add(
+        "--layout",
+        choices=("even", "paper"),
+        default="even",
+        help="of probe and similarity set: the one that the miniature's results are of, or the paper's (%(default)s)",
+    )
     add("--probe_captions", type=int, default=300, help="captions of probe and similarity set (%(default)s)")
     add("--seed", type=int, default=0, help="of everything but the split into train and test (%(default)s)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="drawing processes (%(default)s, the cores)")
@@ -80,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             kind = build.__name__.rsplit("_", 1)[1]
             words = ["--source", str(folder / "pictures" / "test"), "--output_dir", str(folder / kind)]
             words += ["--num_captions", str(args.probe_captions), "--grid", str(args.grid), "--seed", str(args.seed)]
-            words += ["--workers", str(args.workers)]
+            words += ["--workers", str(args.workers), "--layout", args.layout]
             build.main(words + (["--negatives", "1.0"] if build is build_probe else []))
         write_atomic(folder / "manifest.json", json.dumps(manifest(args, folder), indent=2) + "\n")
     print(f"{args.output_dir}: the miniature world; manifest.json counts what is in it")

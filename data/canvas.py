@@ -1,38 +1,56 @@
 """Probe canvases: where the cells lie, how a picture is read and fitted, and how canvases are drawn.
 
-The paper's canvas (arXiv 2509.21984, the spatial probe): 840 px a side, 3x3 cells of 272 px, 4 px apart, 8 px
-border.
+Layouts:
+
+- paper: the canvas of arXiv 2509.21984, as measured on nine canvases that its authors published: 800 px a side with 3x3
+  cells of 256 px, 8 px between them and around them, enlarged to 840 px, which puts the cells at 8.4 to 277.2, 285.6 to
+  554.4 and 562.8 to 831.6 px; JPEG of quality 75, 4:2:0. What they enlarged with is not known: here it is bicubic,
+  Pillow's default. Other grids have the same gaps and borders and the largest cells that fit.
+- even: cells that end on whole pixels of a canvas of any size (840 px: cells of 272 px, 4 px apart, 8 px around them;
+  JPEG of quality 95). Once the default; all published results of the miniature are of it.
 """
 
 import warnings
 from io import BytesIO
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from data import pictures
+from data.pictures import open_rgb, picture_size
 from models.errors import InputError
 
-JPEG_QUALITY = 95
+ENLARGING = Image.Resampling.BICUBIC
 RESAMPLING = Image.Resampling.LANCZOS
 LARGEST_CANVAS = 65_500  # px; the most that JPEG can hold
 
 
 class Layout(NamedTuple):
-    """A square canvas of `grid * grid` square cells, in pixels; `border` is the left and the top one."""
+    """A square canvas of `grid * grid` square cells, in pixels; `border` is the left and the top one.
+
+    It is drawn so, and then scaled to `enlarged` pixels a side, if given. Its file is a JPEG of `quality`.
+    """
 
     grid: int
     canvas: int
     cell: int
     gap: int
     border: int
+    enlarged: int | None = None
+    quality: int = 95
 
 
 class PictureError(ValueError):
     """A picture cannot be used. The message is the reason, one word: `undecodable` or `too_small`."""
 
 
+def paper_layout(grid: int) -> Layout:
+    """The paper's layout, with another grid if need be; see the module. Raises InputError for a bad grid."""
+    return make_layout(grid, 800, None, 8, 8)._replace(enlarged=840, quality=75)
+
+
 def make_layout(grid: int, canvas: int, cell: int | None, gap: int, border: int) -> Layout:
-    """The layout of these sizes (pixels).
+    """An even layout of these sizes (pixels).
 
     A given `cell` must fill the canvas exactly. Without one, the cells are the largest that fit, and the
     pixels that they leave over widen the border (the odd one goes to the right and the bottom). Raises
@@ -67,39 +85,24 @@ def cell_corners(layout: Layout) -> list[tuple[int, int]]:
 
 
 def decode(content: bytes, side: int, min_side: int = 1) -> Image.Image:
-    """The picture in `content` (a JPEG, PNG, WebP, ... file) as RGB: upright, transparent parts white.
+    """The picture in `content` (a JPEG, PNG, WebP, ... file), upright and RGB (data/pictures.py).
 
     A JPEG much larger than `side` px is decoded at a fraction of its size (never below twice `side`), which
     is all that fitting it into such a square needs. Raises PictureError if Pillow cannot decode the picture,
-    if it is large enough for a decompression bomb, or if its shorter side is below `min_side` px.
+    if it is large enough for a decompression bomb, if it has no reading in RGB, or if its shorter side is below
+    `min_side` px.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # A broken file raises whatever its decoder trips over, from OSError to struct.error, and one bad
-        # picture among millions must not end a build.
         try:
-            picture = Image.open(BytesIO(content))
-            size = picture.size
-            picture.draft(None, (2 * side, 2 * side))
-            picture = ImageOps.exif_transpose(picture)
-            picture = _to_rgb(picture)
-        except Exception as error:
+            size = picture_size(content)
+            picture = open_rgb(content, draft=(2 * side, 2 * side))
+        except pictures.PictureError as error:
             raise PictureError("undecodable") from error
     if min(size) < min_side:
         raise PictureError("too_small")
     return picture
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        return white.convert("RGB")
-    if picture.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255 when it converts; scale it instead.
-        picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    return picture.convert("RGB")
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:
@@ -148,8 +151,13 @@ def paste_cell(canvas: Image.Image, layout: Layout, picture: Image.Image, corner
     canvas.paste(picture, (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2))
 
 
-def encode(canvas: Image.Image) -> bytes:
-    """`canvas` as a JPEG file; the same pixels always give the same bytes (with one version of Pillow)."""
+def encode(canvas: Image.Image, layout: Layout) -> bytes:
+    """A drawn `canvas`, enlarged if its layout is, as a JPEG file of 4:2:0.
+
+    The same pixels always give the same bytes (with one version of Pillow).
+    """
+    if layout.enlarged is not None:
+        canvas = canvas.resize((layout.enlarged, layout.enlarged), ENLARGING)
     buffer = BytesIO()
-    canvas.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    canvas.save(buffer, "JPEG", quality=layout.quality, subsampling="4:2:0")
     return buffer.getvalue()

@@ -32,7 +32,7 @@ def draw(layout: Layout, tasks: Sequence[Task], fitted: Path, workers: int) -> N
     """Draw what is missing, or not whole, of the canvases of `tasks`.
 
     A picture is on the canvases of about nine captions: `fitted`, a folder, takes its pixels, fitted into a cell, for
-    the next of them (three bytes a pixel of a cell: 2.2 GB for 10,000 pictures of the paper's layout). All canvases are
+    the next of them (three bytes a pixel of a cell: 2.0 GB for 10,000 pictures of the paper's layout). All canvases are
     on the disk when this returns.
     """
     fitted.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def _draw_caption(layout: Layout, fitted: Path, task: Task) -> None:
         else:
             canvas = draw_canvas(layout, target, distractors, k)
         drawn = k
-        _write(path, encode(canvas))
+        _write(path, encode(canvas, layout))
 
 
 def _fit(path: Path, side: int, fitted: Path) -> Image.Image:

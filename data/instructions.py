@@ -9,21 +9,23 @@ A file is a JSON array or JSON lines, and every sample may be in another of thes
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from data.files import iter_json_lines
+from data.inside import OutsideError, inside
+from data.sample_fields import boxes, check_fields, is_learnt, system_prompt
 from data.sources import IMAGE_SUFFIXES
 from models.errors import InputError
 from models.json_array import is_array, iter_json_array
 from models.outside import check_value
 
 IMAGE_MARK = "<image>"
+QWEN_TAG = re.compile(r"<img>[^<>\n]+</img>")
 TEXT_ONLY = "text only"
 ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-# Fields of other kinds of data. To train on what is left of such a sample would be to train on something else.
-NOT_READ = ("video", "videos", "audio", "audios", "tools")
 LLAVA_FOLDERS = ("coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2")
 
 
@@ -34,7 +36,8 @@ def read_samples(
 
     Yields {"id": str, "index": int, "images": [str], "messages": [{"role", "content"}]}. `index` is the place in the
     file from 0, `images` are the names as written, roles are "system" (first only), "user" and "assistant" (these two
-    alternate and the last is an assistant's), and contents have one `<image>` mark for each image.
+    alternate and the last is an assistant's), and contents have one `<image>` mark for each image. An answer that is
+    not to be learnt has "supervised": False; a sample with boxes has "objects" (data/sample_fields.py).
 
     A malformed sample raises InputError, which names it; with `on_malformed` it is passed to that instead and left
     out. A file that is missing, empty or broken JSON raises InputError in any case.
@@ -83,16 +86,18 @@ def canonical_sample(path: str | os.PathLike, index: int, value: object) -> dict
         raise InputError(f'{where}: field "id" is a {type(name).__name__}; give a string or an integer')
     name = str(index) if name is None else str(name)
     where = f"{where} (id {name})"
-    for field in NOT_READ:
-        if value.get(field):
-            raise InputError(f'{where}: field "{field}": only images and text are read; remove the sample')
-    images = image_names(value, where)
+    check_fields(value, where)
     field, messages = _messages(value, where)
+    images = _images(value, value[field], where)
     if field == "conversations" and "images" not in value:
         messages = _like_llava(messages, images)
     _check_order(messages, f'{where}: field "{field}"')
     _check_marks(messages, len(images), f'{where}: field "{field}"')
-    return {"id": name, "index": index, "images": images, "messages": messages}
+    if not any(turn.get("supervised", True) for turn in messages if turn["role"] == "assistant"):
+        raise InputError(f'{where}: field "{field}": no answer is to be learnt; remove the sample')
+    sample = {"id": name, "index": index, "images": images, "messages": messages}
+    objects = boxes(value, [turn["content"] for turn in messages], len(images), where)
+    return sample | ({"objects": objects} if objects else {})
 
 
 def image_names(value: dict, where: str) -> list[str]:
@@ -102,9 +107,24 @@ def image_names(value: dict, where: str) -> list[str]:
         raise InputError(f'{where}: fields "image" and "images" are both given; keep one')
     names = value[fields[0]] if fields else []
     names = [names] if isinstance(names, str) else names
+    if isinstance(names, list):  # a row of `datasets` has its pictures so
+        names = [name.get("path") if isinstance(name, dict) and not name.get("bytes") else name for name in names]
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError(f'{where}: field "{fields[0]}" is no path or list of paths; give strings that are not empty')
     return names
+
+
+def _images(value: dict, turns: list, where: str) -> list[str]:
+    """The images of a sample, which it names in fields of its own or in the typed parts of its turns."""
+    names = image_names(value, where)
+    contents = [turn.get("value", turn.get("content")) for turn in turns]
+    parts = [part for content in contents if isinstance(content, list) for part in content if part["type"] == "image"]
+    named = [part.get("image", part.get("path")) for part in parts]
+    if not any(named):
+        return names
+    if not all(isinstance(name, str) and name for name in named) or names not in ([], named):
+        raise InputError(f"{where}: its parts name other images than its fields, or not all; name each in one place")
+    return named
 
 
 def _messages(value: dict, where: str) -> tuple[str, list[dict]]:
@@ -118,15 +138,12 @@ def _messages(value: dict, where: str) -> tuple[str, list[dict]]:
         state = "is empty" if turns == [] else f"is a {type(turns).__name__}"
         raise InputError(f'{where}: field "{fields[0]}" {state}; give a list of turns')
     messages = [_message(turn, f'{where}: field "{fields[0]}", turn {place}') for place, turn in enumerate(turns)]
-    system = value.get("system")
-    if not isinstance(system, str | None):
-        raise InputError(f'{where}: field "system" is a {type(system).__name__}; give text')
-    if system:
+    if system := system_prompt(value, where):
         messages.insert(0, {"role": "system", "content": system})
     return fields[0], messages
 
 
-def _message(turn: object, where: str) -> dict[str, str]:
+def _message(turn: object, where: str) -> dict[str, str | bool]:
     if not isinstance(turn, dict):
         raise InputError(f"{where} is a {type(turn).__name__}; give an object with role and content, or from and value")
     role = turn.get("from", turn.get("role"))
@@ -137,7 +154,9 @@ def _message(turn: object, where: str) -> dict[str, str]:
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise InputError(f"{where} has no text but a {type(content).__name__}; give a string or a list of typed parts")
-    return {"role": ROLES[role], "content": content}
+    message = {"role": ROLES[role], "content": content}
+    learnt = is_learnt(turn, ROLES[role], where)
+    return message if learnt or ROLES[role] != "assistant" else message | {"supervised": False}
 
 
 def _part(part: object, where: str) -> str:
@@ -184,16 +203,28 @@ def _check_marks(messages: list[dict], images: int, where: str) -> None:
         raise InputError(f"{where}: {marks} {IMAGE_MARK} marks for {images} images; give one mark for each image")
     if any(IMAGE_MARK in message["content"] for message in messages if message["role"] != "user"):
         raise InputError(f"{where}: {IMAGE_MARK} in a turn that is not the user's; move it to the question")
+    if any(QWEN_TAG.search(message["content"]) for message in messages):
+        raise InputError(f"{where}: an image in a tag <img> (Qwen-VL's form); name it in `images`, write {IMAGE_MARK}")
 
 
-def find_image(folder: str | os.PathLike, name: str) -> Path | None:
-    """The file of image `name` below `folder` (absolute names as they are), or None.
+def find_images(
+    folder: str | os.PathLike, names: list[str], where: str, follow_paths: bool = False
+) -> list[Path | None]:
+    """`find_image` of each name. Raises InputError, after `where`, for a name that leads out of the folder."""
+    try:
+        return [find_image(folder, name, follow_paths) for name in names]
+    except OutsideError as error:
+        raise InputError(f"{where}: image {error}; mend the name, or give --follow_paths to read it") from None
+
+
+def find_image(folder: str | os.PathLike, name: str, follow_paths: bool = False) -> Path | None:
+    """The file of image `name` below `folder`, or None. Raises OutsideError for a name that leads out of it.
 
     If there is no such file, one in its folder with the same stem and another image ending does: the pictures of
     ocr_vqa were saved as .jpg, .png or .gif, and the lists say .jpg. A folder that misses a name is listed once in a
     process; what comes into it later is found by its exact name only.
     """
-    path = Path(folder) / name
+    path = inside(folder, name, follow_paths)
     try:
         if path.is_file():
             return path

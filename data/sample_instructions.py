@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from data.files import write_atomic
 from data.instruction_formats import LLAMA_FACTORY_ENTRY, as_array, as_llava, as_messages, as_typed_messages
-from data.instructions import TEXT_ONLY, canonical_sample, dataset_of, find_image, read_objects
+from data.instructions import TEXT_ONLY, canonical_sample, dataset_of, find_images, read_objects
 from data.sample_folder import holds, publish
 from models.errors import ArgumentParser, InputError, run_script
 
@@ -73,6 +73,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--skip_malformed", action="store_true", help="do not draw malformed samples; count them")
     parser.add_argument("--no_image_check", action="store_true", help="do not look for the image files")
     parser.add_argument("--absolute_images", action="store_true", help="absolute names in sharegpt.json and trl.json")
+    parser.add_argument("--follow_paths", action="store_true", help="take images named out of --image_folder, too")
     parser.add_argument("--overwrite", action="store_true", help="replace the sample that --output_dir holds")
     return parser
 
@@ -121,6 +122,7 @@ def identify(args: argparse.Namespace) -> dict:
         "skip_malformed": args.skip_malformed,
         "no_image_check": args.no_image_check,
         "absolute_images": args.absolute_images,
+        "follow_paths": args.follow_paths,
     }
 
 
@@ -138,6 +140,13 @@ def draw(args: argparse.Namespace) -> Draw:
             continue
         try:
             sample = canonical_sample(args.input, index, written)
+            where = f"{args.input}, sample {index} (id {sample['id']})"
+            check_copied(sample, where)
+            found = (
+                []
+                if args.no_image_check
+                else find_images(args.image_folder, sample["images"], where, args.follow_paths)
+            )
         except InputError as error:
             if not args.skip_malformed:
                 raise InputError(f"{error}; or give --skip_malformed") from None
@@ -148,7 +157,6 @@ def draw(args: argparse.Namespace) -> Draw:
         data = dataset_of(sample["images"][0] if sample["images"] else None)
         count(counts, data, "samples")
         if not args.no_image_check:
-            found = [find_image(args.image_folder, name) for name in sample["images"]]
             lost = [name for name, path in zip(sample["images"], found, strict=True) if path is None]
             if lost:
                 missing.update(dict.fromkeys(lost))
@@ -167,6 +175,19 @@ def draw(args: argparse.Namespace) -> Draw:
     for entry in chosen:
         count(counts, entry.data, "chosen")
     return Draw(chosen, dict(sorted(counts.items())), list(missing), malformed, faults)
+
+
+def check_copied(sample: dict, where: str) -> None:
+    """Raise InputError for what only train/sft.py reads: to LLaMA-Factory and TRL such a sample means another thing."""
+    if "objects" in sample:
+        what = 'field "objects": its boxes'
+    elif not all(turn.get("supervised", True) for turn in sample["messages"]):
+        what = "an answer that is not to be learnt"
+    else:
+        return
+    raise InputError(
+        f"{where}: {what} cannot be written for all of LLaVA, LLaMA-Factory and TRL; train/sft.py reads it"
+    )
 
 
 def is_text_only(written: object) -> bool:

@@ -2,9 +2,9 @@
 
 - images with captions: `x.jpg` beside `x.txt` (also img2dataset's folders), or `captions.jsonl` files whose
   lines have the fields `image` (a path from the file's own folder) and `caption`;
-- tar shards with members `x.jpg` and `x.txt`, as img2dataset writes them;
-- parquet files with a caption column and a column of image bytes, plain or as the hub's struct of `bytes`
-  and `path`.
+- tar shards with members `x.jpg` and `x.txt`, as img2dataset writes them, or in any order;
+- parquet files with a caption column and a column of pictures: bytes, paths from the file's own folder, or the hub's
+  struct of both.
 
 Folders inside folders are read too. A source is a list of parts (a folder, a shard, a file), so that a long
 reading can go on where it stopped.
@@ -24,6 +24,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from data.files import iter_json_lines
+from data.inside import OutsideError, inside
+from data.picture_cells import holds_pictures, parts
 from models.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -33,8 +35,8 @@ PARQUET_ROWS = 64  # rows held in memory at a time
 
 FORMS = (
     "a folder of images with x.txt beside x.jpg or with a captions.jsonl (fields image, caption), "
-    "img2dataset folders or tar shards, parquet files with image bytes (column image or jpg) and captions "
-    "(column caption, text or TEXT)"
+    "img2dataset folders or tar shards, parquet files with pictures (column image or jpg: bytes or paths) and "
+    "captions (column caption, text or TEXT)"
 )
 
 
@@ -61,12 +63,13 @@ class Source(NamedTuple):
     parts: list[Callable[[], Iterator[Item]]]
 
 
-def find_source(path: str | os.PathLike) -> Source:
+def find_source(path: str | os.PathLike, follow_paths: bool = False) -> Source:
     """Recognise what `path` holds by its content. Nothing of the items is read yet but the lines of captions.jsonl.
 
     The topmost folder that holds something known decides the form; in one folder the order is captions.jsonl,
     tar shards, parquet with image bytes, images with text files (img2dataset's parquet files of metadata are
-    no images). Raises InputError if `path` is missing, nothing is recognised or a line of captions.jsonl is bad.
+    no images). Raises InputError if `path` is missing, nothing is recognised or a line of captions.jsonl is bad: also
+    if it names a picture out of its folder, unless `follow_paths` (data/inside.py).
     """
     path = Path(path)
     if not path.exists():
@@ -76,6 +79,8 @@ def find_source(path: str | os.PathLike) -> Source:
     if form is None:
         raise InputError(f"--source {path}: nothing recognised there; a source is one of: {FORMS}")
     wanted, read = READERS[form]
+    if form in ("captions", "parquet"):
+        read = partial(read, follow_paths)
     parts, listing = [], hashlib.sha256(form.encode())
     for folder, names in _folders(path):
         names = [name for name in names if wanted(name)]
@@ -84,8 +89,9 @@ def find_source(path: str | os.PathLike) -> Source:
                 f"\n{(folder / name).relative_to(root)}\t{_size(folder / name)}".encode(errors="surrogateescape")
             )
             if form == "captions":
-                for _, row in tqdm(_listed(folder / name), desc="listing", unit=" pictures", delay=2):
-                    size = _listed_size(folder / row["image"])
+                listed = _listed(folder / name, follow_paths)
+                for _, row, place in tqdm(listed, desc="listing", unit=" pictures", delay=2):
+                    size = _listed_size(place)
                     listing.update(f"\n{row['image']}\t{size}".encode(errors="backslashreplace"))
         if form == "images" and names:
             parts.append(partial(read, root, folder))
@@ -159,7 +165,7 @@ def _reading(path: Path, *errors: type[Exception]):
 def _read_file(path: Path) -> bytes | None:
     with _reading(path):
         try:
-            return path.read_bytes()
+            return path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else None  # a pipe would wait for its writer
         except FileNotFoundError:
             return None
 
@@ -184,15 +190,22 @@ def _load_image_and_text(path: Path) -> tuple[bytes | None, str | None]:
     return _read_file(path), _as_caption(_read_file(path.with_suffix(".txt")))
 
 
-def _listed(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of a captions.jsonl, its fields checked."""
+def _listed(path: Path, follow_paths: bool) -> Iterator[tuple[int, dict, Path]]:
+    """(line number, object, place of its picture) of a captions.jsonl, its fields checked."""
     # Of a caption, half a character is left out (data/sampling.py); no file's name has one.
     for number, row in iter_json_lines(path, half_characters=True):
         for field in ("image", "caption"):
             if not isinstance(row.get(field), str):
                 state = "is missing" if field not in row else "is not text"
                 raise InputError(f'{path}, line {number}: field "{field}" {state}; give it as a string')
-        yield number, row
+        yield number, row, _place(f'{path}, line {number}: field "image"', path.parent, row["image"], follow_paths)
+
+
+def _place(where: str, folder: Path, name: str, follow_paths: bool) -> Path:
+    try:
+        return inside(folder, name, follow_paths)
+    except OutsideError as error:
+        raise InputError(f"{where}: {error}; mend it, or give --follow_paths to read it") from None
 
 
 def _listed_size(path: Path) -> int | None:
@@ -209,10 +222,10 @@ def _listed_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _read_captions(root: Path, path: Path) -> Iterator[Item]:
-    for number, row in _listed(path):
+def _read_captions(follow_paths: bool, root: Path, path: Path) -> Iterator[Item]:
+    for number, row, place in _listed(path, follow_paths):
         key = f"{path.relative_to(root).as_posix()}:{number}"
-        yield Item(key, partial(_load_listed, path.parent / row["image"], row["caption"]))
+        yield Item(key, partial(_load_listed, place, row["caption"]))
 
 
 def _load_listed(path: Path, caption: str) -> tuple[bytes | None, str]:
@@ -220,17 +233,40 @@ def _load_listed(path: Path, caption: str) -> tuple[bytes | None, str]:
 
 
 def _read_tar(root: Path, path: Path) -> Iterator[Item]:
-    """The samples of one shard: neighbours with one name but for the ending, as img2dataset orders them."""
+    """The samples of one shard: members with one name but for the ending.
+
+    Neighbours first, as img2dataset orders them; a picture whose caption stands elsewhere in the shard comes at its
+    end. So memory grows only with what has no caption beside it.
+    """
     shard = path.relative_to(root).as_posix()
     with _reading(path, tarfile.TarError), tarfile.open(path, "r:") as tar:
-        stem, members, number = None, {}, 0
-        for info in _tar_members(tar):
-            name = PurePosixPath(info.name)
-            if name.with_suffix("") != stem or name.suffix in members:
-                yield from _tar_item(tar, path, f"{shard}:{number}", members)
-                stem, members, number = name.with_suffix(""), {}, number + 1
-            members[name.suffix] = info
-        yield from _tar_item(tar, path, f"{shard}:{number}", members)
+        pictures, texts = [], {}
+        for number, (stem, members) in enumerate(_tar_neighbours(tar), start=1):
+            image = next((info for suffix, info in members.items() if _is_image(suffix)), None)
+            text = members.get(".txt")
+            if image is not None and text is not None:
+                yield Item(f"{shard}:{number}", partial(_load_members, tar, path, image, text))
+            elif image is not None:
+                pictures.append((stem, number, image))
+            elif text is not None:
+                texts.setdefault(stem, []).append(text)
+        for stem, number, image in pictures:
+            text = texts[stem].pop(0) if texts.get(stem) else None
+            yield Item(f"{shard}:{number}", partial(_load_members, tar, path, image, text))
+
+
+def _tar_neighbours(tar: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, dict[str, tarfile.TarInfo]]]:
+    """(name without its ending, ending -> member) of each run of members that share the name."""
+    stem, members = None, {}
+    for info in _tar_members(tar):
+        name = PurePosixPath(info.name)
+        if members and (name.with_suffix("") != stem or name.suffix in members):
+            yield stem, members
+            members = {}
+        stem = name.with_suffix("")
+        members[name.suffix] = info
+    if members:
+        yield stem, members
 
 
 def _tar_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -245,12 +281,6 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError("no end of archive")
 
 
-def _tar_item(tar: tarfile.TarFile, path: Path, key: str, members: dict[str, tarfile.TarInfo]) -> Iterator[Item]:
-    image = next((info for suffix, info in members.items() if _is_image(suffix)), None)
-    if image is not None:
-        yield Item(key, partial(_load_members, tar, path, image, members.get(".txt")))
-
-
 def _load_members(tar, path, image: tarfile.TarInfo, text: tarfile.TarInfo | None) -> tuple[bytes, str | None]:
     with _reading(path, tarfile.TarError):
         content, caption = (tar.extractfile(info).read() if info else None for info in (image, text))
@@ -258,23 +288,17 @@ def _load_members(tar, path, image: tarfile.TarInfo, text: tarfile.TarInfo | Non
 
 
 def _image_column(path: Path) -> str | None:
-    """The column of image bytes of a parquet file, or None."""
+    """The column of pictures of a parquet file (data/picture_cells.py), or None."""
     import pyarrow
     import pyarrow.parquet
 
     with _reading(path, pyarrow.ArrowException):
         schema = pyarrow.parquet.read_schema(path)
-    for name in IMAGE_COLUMNS:
-        if name in schema.names:
-            kind = schema.field(name).type
-            if pyarrow.types.is_struct(kind) and "bytes" in [field.name for field in kind]:
-                return name
-            if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-                return name
-    return None
+    there = (name for name in IMAGE_COLUMNS if name in schema.names)
+    return next((name for name in there if holds_pictures(schema.field(name).type)), None)
 
 
-def _read_parquet(root: Path, path: Path) -> Iterator[Item]:
+def _read_parquet(follow_paths: bool, root: Path, path: Path) -> Iterator[Item]:
     # Imported here and above: it is slow to load, and only this form needs it.
     import pyarrow
     import pyarrow.parquet
@@ -283,18 +307,22 @@ def _read_parquet(root: Path, path: Path) -> Iterator[Item]:
         names = file.schema_arrow.names
         image, caption = _image_column(path), next((name for name in CAPTION_COLUMNS if name in names), None)
         if image is None or caption is None:
-            lacking = f"image bytes ({' or '.join(IMAGE_COLUMNS)})" if image is None else " or ".join(CAPTION_COLUMNS)
+            lacking = f"of pictures ({' or '.join(IMAGE_COLUMNS)})" if image is None else " or ".join(CAPTION_COLUMNS)
             raise InputError(f"{path}: no column {lacking}; it has {', '.join(names)}")
         number = 0
         for batch in file.iter_batches(PARQUET_ROWS, columns=[image, caption]):
             for picture, text in zip(batch[image], batch[caption], strict=True):
-                yield Item(f"{path.relative_to(root).as_posix()}:{number}", partial(_load_row, picture, text))
+                load = partial(_load_row, path, number, picture, text, follow_paths)
+                yield Item(f"{path.relative_to(root).as_posix()}:{number}", load)
                 number += 1
 
 
-def _load_row(picture, text) -> tuple[bytes | None, str | None]:
-    content = picture.as_py()
-    return content["bytes"] if isinstance(content, dict) else content, _as_caption(text.as_py())
+def _load_row(path: Path, number: int, picture, text, follow_paths: bool) -> tuple[bytes | None, str | None]:
+    content, name = parts(picture.as_py())
+    if content is None and name is not None:
+        place = _place(f"{path}, row {number}: its picture", path.parent, name, follow_paths)
+        content = None if _listed_size(place) is None else _read_file(place)
+    return content, _as_caption(text.as_py())
 
 
 READERS = {

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from eval.items import PictureError, image_field, open_picture, picture_parts, without_pictures
+from eval.items import PictureError, image_field, open_for, picture_parts, without_pictures
 from models import load_model
 from models.errors import InputError, ignore_interrupts
 from models.literal_text import literal_messages, shown
@@ -140,7 +140,7 @@ def prepare(processor, prompts: list[tuple[int, list[dict]]], dtype: torch.dtype
     ready, errors = [], {}
     for index, messages in prompts:
         try:
-            pictures = [open_picture(part) for part in picture_parts(messages)]
+            pictures = [open_for(processor, part) for part in picture_parts(messages)]
         except PictureError as error:
             errors[index] = str(error)
         else:

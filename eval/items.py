@@ -1,14 +1,15 @@
 """A benchmark's items, before any model: their pictures, and the order to ask them in."""
 
 import hashlib
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from data.pictures import open_rgb, picture_size, read_file, reason, to_rgb
 from models.errors import InputError
+from models.resized_pixels import too_many_pixels
 
 
 class PictureError(Exception):
@@ -22,23 +23,29 @@ def picture_parts(messages: list[dict]) -> list[dict]:
 
 
 def open_picture(part: dict) -> tuple[Image.Image, str]:
-    """The picture of an image part, upright and RGB as transformers loads it, and the hash of its bytes as stored.
+    """The picture of an image part, upright and RGB (data/pictures.py), and the hash of its bytes as stored.
 
     The part has `path`, a file; or `image`, a function that gives such a file's bytes; or `picture`, one of Pillow's
-    that is open already: it is taken as it is, in RGB, and hashed by its pixels. The hash is the first 16 hexadecimal
-    digits of the SHA-256. Raises PictureError for a picture that is missing or cannot be decoded.
+    that is open already: it is hashed by its pixels in RGB. The hash is the first 16 hexadecimal digits of the SHA-256.
+    Raises PictureError for a picture that is missing, cannot be decoded, or not be shown as it is.
     """
     try:
         if "picture" in part:
-            picture = part["picture"].convert("RGB")
+            picture = to_rgb(part["picture"])
             return picture, _hash(picture.tobytes())
         stored = _stored(part)
-        with Image.open(io.BytesIO(stored)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB"), _hash(stored)
+        return open_rgb(stored), _hash(stored)
     except Exception as error:
         name = Path(part["path"]).name if "path" in part else "picture"
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{name}: {reason}") from None
+        raise PictureError(f"{name}: {reason(error)}") from None
+
+
+def open_for(processor, part: dict) -> tuple[Image.Image, str]:
+    """`open_picture`, and a PictureError, too, for a picture too thin or too large for the processor's resize."""
+    picture, stored = open_picture(part)
+    if complaint := too_many_pixels(processor.image_processor, *picture.size):
+        raise PictureError(f"{Path(part['path']).name if 'path' in part else 'picture'}: {complaint}")
+    return picture, stored
 
 
 def check_whole(pictures: int, prompts: int, model_path: str) -> None:
@@ -103,23 +110,23 @@ def _bare(part: dict) -> dict:
 
 
 def _stored(part: dict) -> bytes:
-    return Path(part["path"]).read_bytes() if "path" in part else part["image"]()
+    return read_file(part["path"]) if "path" in part else part["image"]()
 
 
 def _hash(stored: bytes) -> str:
     return hashlib.sha256(stored).hexdigest()[:16]
 
 
-def _source(part: dict) -> Path | io.BytesIO:
-    return Path(part["path"]) if "path" in part else io.BytesIO(part["image"]())
-
-
 def _pixels(part: dict) -> int:
     """Pixels by the file's header; 0 for a broken file, which is reported when it is opened."""
-    if "picture" in part:
-        return part["picture"].width * part["picture"].height
     try:
-        with Image.open(_source(part)) as image:
-            return image.width * image.height
-    except Exception:
+        width, height = _size(part)
+    except Exception:  # whatever a table's picture is missing for
         return 0
+    return width * height
+
+
+def _size(part: dict) -> tuple[int, int]:
+    if "picture" in part:
+        return part["picture"].size
+    return picture_size(part["path"] if "path" in part else part["image"]())

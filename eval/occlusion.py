@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from data.pictures import picture_size
 from eval.generate import in_fitting_batches, prepare, unchanged
 from eval.items import PictureError, image_field, open_picture, picture_parts
 from models.load import without_adapter
@@ -136,10 +137,10 @@ def _by_item(answer: "Answer", messages_of, order, args, num_workers, count) -> 
 def _squares(messages: list[dict], size: int) -> int:
     """Squares of an item's picture by the file's header; 1 for a broken file, which is reported when it is opened."""
     try:
-        with Image.open(picture_parts(messages)[0]["path"]) as image:
-            return max(1, (image.width // size) * (image.height // size))
-    except OSError:
+        width, height = picture_size(picture_parts(messages)[0]["path"])
+    except ValueError:
         return 1
+    return max(1, (width // size) * (height // size))
 
 
 class Answer:

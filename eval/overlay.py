@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from data.files import write_atomic
+from data.pictures import open_rgb, read_file
 
 STRONGEST = 0.75  # opacity of the map's largest value
 SOFTWARE = "BaPA eval/perception.py"  # in each overlay, so that only these are ever removed
@@ -17,8 +18,8 @@ PALENESS = 0.7  # what is left of the picture's contrast
 
 def write_overlay(picture: Path, values: list[list[float | None]], path: Path) -> None:
     """Write the picture, pale and grey, with `values` (rows, columns; None: nothing) over it in red, as a PNG."""
-    with Image.open(picture) as image:
-        grey = np.asarray(image.convert("L"), float)[..., None].repeat(3, axis=2)
+    shown = open_rgb(read_file(picture))
+    grey = np.asarray(shown.convert("L"), float)[..., None].repeat(3, axis=2)
     grey = 255 - PALENESS * (255 - grey)
     map_ = np.array([[0.0 if value is None else value for value in row] for row in values])
     map_ = map_ / (map_.max() or 1.0)

@@ -18,9 +18,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from tqdm import tqdm
 
+from data.pictures import PictureError, picture_size
 from eval import probe
 from eval.harness import Benchmark, Run, run
 from eval.journal import writing
@@ -76,9 +77,8 @@ def load_items(args: argparse.Namespace) -> list[dict]:
 def check_mask_size(path: Path, size: int) -> None:
     """Raise InputError, with the sizes that do, unless squares of `size` tile the picture. Broken files pass."""
     try:
-        with Image.open(path) as image:
-            sides = image.size
-    except OSError:
+        sides = picture_size(path)
+    except PictureError:
         return
     if any(side % size for side in sides):
         fitting = [str(side) for side in range(8, min(sides) // 3 + 1) if not any(whole % side for whole in sides)]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from data.inside import OutsideError, inside
 from eval.records import NOT_TEXT, BadRecord
 from models.errors import InputError
 from models.names import wrong_name
@@ -20,9 +21,7 @@ class PictureFolder:
     def __init__(self, path: Path, follows_links: bool = True, option: str = "img_path"):
         if not path.is_dir():
             raise InputError(f"--{option} {path}: no such folder")
-        self.path, self.option = path, option
-        self._resolve = os.path.abspath if follows_links else os.path.realpath
-        self._root = os.path.join(self._resolve(path), "")
+        self.path, self.option, self.follows_links = path, option, follows_links
 
     def check(self, name: object) -> None:
         """Raise BadRecord for what is no name of a file, or leads out of the folder: absolute, or by `..`."""
@@ -30,7 +29,12 @@ class PictureFolder:
             raise BadRecord(f"field `image` is {str(name)[:60]!r}; the name of a file is expected")
         if reason := wrong_name(name):
             raise BadRecord(f"field `image` is {name[:60]!r}...: the name {reason}")
-        if not self._resolve(os.path.join(self._root, name)).startswith(self._root):
+        try:
+            place = inside(self.path, name)
+        except OutsideError:
+            place = None
+        root = os.path.join(os.path.realpath(self.path), "")
+        if place is None or not (self.follows_links or os.path.realpath(place).startswith(root)):
             raise BadRecord(f"image `{name}` lies outside --{self.option} {self.path}")
 
     def check_any(self, names: Iterable[str], source: object) -> None:
@@ -49,4 +53,4 @@ def add_arguments(
 
 def image_part(folder: Path, name: str) -> dict:
     """The part of a chat message that shows a picture of the folder."""
-    return {"type": "image", "path": folder / name}
+    return {"type": "image", "path": inside(folder, name)}

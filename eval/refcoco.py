@@ -5,17 +5,16 @@
 
 One expression is one question. The data is JSON lines as Qwen-VL's evaluation has them (image, sent and bbox as xyxy)
 beside the folder that their names start from, or a table of the hub (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg), whose
-val is not the published one: 8,811 boxes in place of 3,811 in RefCOCO. What the numbers of a reply mean depends on the
-model: pixels of the picture as its processor scales it, where that takes any size; else say so by --coordinates.
+val is not the published one: 8,811 boxes in place of 3,811 in RefCOCO. A picture that EXIF turns is shown upright, and
+its box is turned with it (`as_shown`). What the numbers of a reply mean depends on the model: pixels of the picture as
+its processor scales it, where that takes any size; else say so by --coordinates.
 eval/scorers/refcoco.py has the rules.
 """
 
 import argparse
-import io
 from pathlib import Path
 
-from PIL import Image
-
+from data.pictures import ON_ITS_SIDE, PictureError, size_and_orientation, upright_box
 from eval import question_source, tables
 from eval.harness import Benchmark, run
 from eval.picture_folder import PictureFolder
@@ -115,7 +114,12 @@ def table_records(source: Table) -> Records:
         if len(box) != 4 or not all(isinstance(number, int | float) for number in box):
             raise InputError(f"{where}: field `bbox` is {box}; four numbers, xywh, are expected")
         left, top, width, height = box
-        size = size_of(where, io.BytesIO(tables.stored_picture(source, record["row"], "image")))
+        box = [left, top, left + width, top + height]
+        try:
+            stored = tables.stored_picture(source, record["row"], "image")
+        except PictureError as error:
+            raise InputError(f"{where}: its picture cannot be opened ({error})") from None
+        size, box = as_shown(where, stored, box)
         for number, expression in enumerate(expressions):
             yield (
                 where,
@@ -123,7 +127,7 @@ def table_records(source: Table) -> Records:
                     "id": f"{record['row']}_{number}",
                     "row": record["row"],
                     "expression": expression,
-                    "box": [left, top, left + width, top + height],
+                    "box": box,
                     "image_size": size,
                 },
             )
@@ -137,22 +141,36 @@ def file_records(file: Path, folder: PictureFolder) -> Records:
             folder.check(record["image"])
         except BadRecord as error:
             raise InputError(f"{where}: {error}") from None
-        size = [record.get("width"), record.get("height")]
-        if None in size:
-            size = size_of(where, folder.path / record["image"])
-        named = {"id": number, "expression": record["sent"], "box": record["bbox"], "image_size": size}
+        said = [record.get("width"), record.get("height")]
+        size, box = as_shown(where, folder.path / record["image"], record["bbox"], None if None in said else said)
+        named = {"id": number, "expression": record["sent"], "box": box, "image_size": size}
         yield where, named | {"image": record["image"]}
 
 
-def size_of(where: str, picture: Path | io.BytesIO) -> list[int]:
-    """Width and height in pixels by the picture's header. Raises InputError for one that cannot be opened."""
+def as_shown(where: str, picture: Path | bytes, box: list, said: list | None = None) -> tuple[list[int], list]:
+    """[width, height] and the box of a picture as the model sees it: upright.
+
+    The box of a file that EXIF turns is taken to be of the pixels as they are stored, and turned with the picture: by
+    those COCO's annotations count width and height, and evaluations that open files without turning them (Qwen-VL's)
+    show them. `said`, [width, height] of the record, tells otherwise if it is the size of the upright picture alone.
+    Raises InputError for a size that is not the picture's, and for a picture that cannot be opened, unless the size is
+    said: then the run has an error row.
+    """
     try:
-        with Image.open(picture) as opened:
-            return [*opened.size]
-    except (OSError, ValueError) as error:  # a damaged one is an OSError too
+        size, orientation = size_and_orientation(picture)
+    except PictureError as error:
+        if said is not None:
+            return said, box
+        raise InputError(f"{where}: its picture cannot be opened ({error})") from None
+    stored = [*size][::-1] if orientation in ON_ITS_SIDE else [*size]
+    if said not in (None, stored, [*size]):
         raise InputError(
-            f"{where}: its picture cannot be opened ({getattr(error, 'strerror', None) or error})"
-        ) from None
+            f"{where}: fields `width` and `height` say {said[0]} x {said[1]}, its picture has {stored[0]} x {stored[1]}"
+            " px; give the picture that the box is of"
+        )
+    if orientation != 1 and said in (None, stored) and refcoco.is_box(box) and box[0] < box[2] and box[1] < box[3]:
+        box = upright_box(box, size, orientation)
+    return [*size], box
 
 
 def messages(item: dict, args: argparse.Namespace) -> list[dict]:

@@ -24,6 +24,7 @@ class Table:
     split: str
     config: str | None = None
     revision: str | None = None
+    follow_paths: bool = False  # for pictures that cells name out of the folder (data/inside.py)
 
     def __str__(self) -> str:
         revision = self.revision and f"--dataset_revision {self.revision}"
@@ -37,6 +38,11 @@ class Source:
     rows: Any
     commit: str | None = None
     files: tuple[Path, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """What paths of pictures in the rows start from: the folder of the files; None for a table of the hub."""
+        return self.files[0].parent if self.files else None
 
 
 Tables = Table | Sequence[Table] | None  # of one data set

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 
 from eval.engine_arguments import VLLM_ONLY
 from eval.generate import NOT_GREEDY, REFUSALS, outcome_of, render
-from eval.items import PictureError, image_field, open_picture, picture_parts
+from eval.items import PictureError, image_field, open_for, picture_parts
 from models.errors import InputError
 from models.load import adapter_base, read_flag, stated_flag
 from models.outline import load_outline
@@ -267,7 +267,7 @@ async def answer(this, engine, processor, index: int, params, loop, threads) -> 
 
     def prepare() -> tuple[str, dict, list[str]]:
         messages = this.messages_of(index)
-        pictures = [open_picture(part) for part in picture_parts(messages)]
+        pictures = [open_for(processor, part) for part in picture_parts(messages)]
         text = render(processor, messages)
         prompt = {"prompt_token_ids": prompt_tokens(processor, text, len(pictures))}
         if pictures:

@@ -61,9 +61,9 @@ measure() {
     --image_folder "$DATA/images" --output_dir "$RESULTS/lora_10k"
 for grid in $GRIDS; do
     python data/build_probe.py --source "$DATA/pictures/test" --num_captions "$CAPTIONS" --negatives 1.0 --grid "$grid" \
-        --output_dir "$RESULTS/probe-$grid"
+        --layout even --output_dir "$RESULTS/probe-$grid"
     python data/build_similarity.py --source "$DATA/pictures/test" --num_captions "$CAPTIONS" --grid "$grid" \
-        --output_dir "$RESULTS/similarity-$grid"
+        --layout even --output_dir "$RESULTS/similarity-$grid"
 done
 for seed in $SEEDS; do
     have "$seed" false off

@@ -30,7 +30,7 @@ python -c 'import sys; from PIL import Image
 colours = Image.open(sys.argv[1]).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 colours.save(sys.argv[2], optimize=True)' "$RESULTS/report.png" "$FIGURES/report.png"
 
-probe=$RESULTS/miniature-30/probe
+probe=$RESULTS/miniature-30-paper/probe
 for flag in false true; do
     python eval/perception.py --model_path models/miniature --position_balance "$flag" --eval_file "$probe/probe.jsonl" \
         --img_path "$probe/images" --output_dir "$RESULTS/perception/$flag" --num_captions "$CAPTIONS" --mask_size 56 \

@@ -33,9 +33,9 @@ if [ -n "$FAMILY" ]; then
 elif [ -z "$MODEL_PATH" ]; then
     MODEL_PATH=models/miniature
     # The test pictures do not depend on how many others are drawn.
-    world=$RESULTS/miniature-$CAPTIONS
+    world=$RESULTS/miniature-$CAPTIONS-paper
     [ -f "$world/manifest.json" ] || python data/build_miniature.py --output_dir "$world" --pictures 1 --captions 9 \
-        --scenes 9 --instructions 9 --probe_captions "$CAPTIONS"
+        --scenes 9 --instructions 9 --probe_captions "$CAPTIONS" --layout paper
     probe=$world/probe
     set -- --max_new_tokens 3 "$@"
 fi

@@ -8,13 +8,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from eval import score
 from eval.fields import describe_key
 from eval.items import picture_parts
+from eval.scorers import refcoco as score_refcoco
+from eval.scorers.boxes import resized
 from eval.scorers.mme import ROWS
 from models.errors import InputError
-from tests.benchmark_folders import LAYOUTS
+from tests.benchmark_folders import LAYOUTS, write_lines, write_parquet
 from tests.benchmark_runs import ask, command, parsed, questions, script
 from tests.killed_runs import killed_after
 from tests.probe_runs import manifest_of, read_rows
@@ -287,6 +290,50 @@ def test_refcoco_says_what_the_models_numbers_mean(tiny_folders, tmp_path):
     items, parts = questions("refcoco", arguments, *more)
     assert items[0]["max_pixels"] is None
     assert parts[1][1] == "Please provide the bounding box coordinate of the region this sentence describes: it."
+
+
+# Whose size changes: only there it can tell that a box is of the upright picture.
+TURNED = [("upright size", orientation) for orientation in (5, 6, 7, 8)]
+STORED = [(said, orientation) for said in ("nothing", "stored size", "table") for orientation in range(1, 9)]
+
+
+@pytest.mark.parametrize(("said", "orientation"), TURNED + STORED)
+def test_a_perfect_box_about_a_picture_that_exif_turns_has_iou_1(tiny_folders, tmp_path, orientation, said):
+    """The perfect box is found in the pixels that the processor makes for the model."""
+    drawn = Image.new("RGB", (560, 280), "white")
+    ImageDraw.Draw(drawn).rectangle((336, 28, 503, 223), fill="red")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn.save(tmp_path / "1.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "1.png"))
+    gold, size = [336, 28, 504, 224], drawn.size
+    if said == "upright size":
+        gold, size = list(ImageChops.invert(upright.getchannel("G")).getbbox()), upright.size
+    row = {"image": "1.png", "sent": "red", "bbox": gold}
+    row |= {} if said == "nothing" else {"width": size[0], "height": size[1]}
+    arguments = ["--eval_file", write_lines(tmp_path / "refcoco_val.jsonl", [row]), "--img_path", tmp_path]
+    if said == "table":
+        picture = {"bytes": (tmp_path / "1.png").read_bytes(), "path": None}
+        row = {"answer": ["red"], "bbox": [336.0, 28.0, 168.0, 196.0], "image": picture}
+        write_parquet(tmp_path / "table" / "data" / "val-00000-of-00001.parquet", [row])
+        arguments = ["--dataset_path", tmp_path / "table"]
+    more = ("--model_path", tiny_folders["qwen2_5_vl"], "--max_pixels", 560 * 280 // 4)
+    ((item,), _) = questions("refcoco", arguments, *more)
+    assert item["image_size"] == [*upright.size]
+    seen = upright.resize(resized(*upright.size, item["min_pixels"], item["max_pixels"]), Image.Resampling.BOX)
+    box = ImageChops.invert(seen.getchannel("G")).point(lambda value: 255 * (value > 127)).getbbox()
+    verdict = score_refcoco.official(item | {"prediction": json.dumps({"bbox_2d": box})}, None)
+    assert verdict.extra["iou"] > 0.97
+
+
+def test_a_size_that_is_not_the_pictures_is_refused(tiny_folders, tmp_path):
+    arguments = LAYOUTS["refcoco"][1](tmp_path)
+    row = {"image": "coco/1.jpg", "sent": "it", "bbox": [5, 10, 25, 40], "width": 90, "height": 120}
+    write_lines(tmp_path / "refcoco_val.jsonl", [row])
+    with pytest.raises(
+        InputError, match="line 1: fields `width` and `height` say 90 x 120, its picture has 120 x 90 px"
+    ):
+        questions("refcoco", arguments, "--model_path", tiny_folders["qwen2_5_vl"])
 
 
 def test_the_audit_asks_in_four_ways_and_scores_in_three(tiny_folders, tmp_path, capsys, monkeypatch):

@@ -31,7 +31,7 @@ from tests.captioned_pictures import (
 )
 
 SCRIPT = Path(__file__).parent.parent / "data" / "build_probe.py"
-SMALL = ["--canvas", "210", "--workers", "1"]
+SMALL = ["--layout", "even", "--canvas", "210", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")

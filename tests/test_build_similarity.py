@@ -14,7 +14,7 @@ from tests.captioned_pictures import crops, read_tree, write_folder
 
 
 def build(script, source, folder: Path, *flags) -> list[dict]:
-    flags = ["--canvas", "210", *(str(flag) for flag in flags)]
+    flags = ["--layout", "even", "--canvas", "210", *(str(flag) for flag in flags)]
     script.main(["--source", str(source), "--output_dir", str(folder), *flags])
     name = "probe.jsonl" if script is build_probe else "similarity.jsonl"
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]

@@ -1,15 +1,107 @@
 """Canvases and pictures to the pixel: cells, fitting, decoding."""
 
 import io
+import json
 
+import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
-from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout, move_target
-from tests.captioned_pictures import PHOTOS, difference
+from data import build_probe, build_similarity
+from data.canvas import PictureError, cell_corners, decode, draw_canvas, fit, make_layout, move_target, paper_layout
+from models.errors import InputError
+from tests.captioned_pictures import PHOTOS, difference, write_captions
+
+# Left and right of the cells on the canvases that the paper's authors published.
+PUBLISHED = [(8.4, 277.2), (285.6, 554.4), (562.8, 831.6)]
 
 
-def test_the_papers_canvas_to_the_pixel():
+def edges(darkness: np.ndarray) -> list[tuple[float, float]]:
+    """Where a line of pixels, 0 white to 1 black, crosses one half, between pixels: (start, end) of each dark part."""
+    places = np.arange(len(darkness)) + 0.5
+    above = darkness > 0.5
+    crossings = [
+        places[i] + (0.5 - darkness[i]) / (darkness[i + 1] - darkness[i])
+        for i in np.flatnonzero(above[1:] != above[:-1])
+    ]
+    return list(zip(crossings[::2], crossings[1::2], strict=True))
+
+
+@pytest.fixture(scope="module")
+def paper_build(tmp_path_factory):
+    """Builds with the default flags of dark squares; for the similarity set of a wide picture, too."""
+    folder = tmp_path_factory.mktemp("paper")
+    pairs = [(encoded(Image.new("RGB", (300, 300), (0, 0, index)), "PNG"), f"caption {index}") for index in range(9)]
+    wide = (encoded(Image.new("RGB", (400, 100), (0, 9, 0)), "PNG"), "wide")
+    for kind, shown in ((build_probe, pairs), (build_similarity, [*pairs, wide])):
+        source = write_captions(folder / f"{kind.__name__} source", shown)
+        words = ["--source", source, "--output_dir", folder / kind.__name__, "--num_captions", len(shown)]
+        kind.main([*map(str, words), "--workers", "1"])
+    return folder
+
+
+def test_a_build_has_the_cells_of_the_published_canvases(paper_build):
+    """To half a pixel, seen in the decoded file."""
+    canvas = Image.open(paper_build / "data.build_probe" / "images" / "000000_0.jpg")
+    assert canvas.size == (840, 840)
+    darkness = 1 - np.asarray(canvas.convert("L"), float) / 255
+    for start, end in PUBLISHED:
+        middle = round((start + end) / 2)
+        assert np.allclose(edges(darkness[middle]), PUBLISHED, atol=0.5)
+        assert np.allclose(edges(darkness[:, middle]), PUBLISHED, atol=0.5)
+
+
+def test_the_similarity_set_has_the_same_cells_and_pictures_in_their_middle(paper_build):
+    folder = paper_build / "data.build_similarity"
+    rows = [json.loads(line) for line in (folder / "similarity.jsonl").read_text().splitlines()]
+    for row in rows:
+        cell = int(row["id"].split("_")[1])
+        darkness = 1 - np.asarray(Image.open(folder / "images" / row["image"]).convert("L"), float) / 255
+        (top, bottom), (left, right) = PUBLISHED[cell // 3], PUBLISHED[cell % 3]
+        if row["caption"] == "wide":
+            top, bottom = (top + bottom) / 2 - 268.8 / 8, (top + bottom) / 2 + 268.8 / 8
+        assert np.allclose(edges(darkness[round((top + bottom) / 2)]), [(left, right)], atol=0.5)
+        assert np.allclose(edges(darkness[:, round((left + right) / 2)]), [(top, bottom)], atol=0.5)
+
+
+def test_a_build_is_jpeg_of_quality_75_with_halved_colours(paper_build):
+    path = next((paper_build / "data.build_probe" / "images").iterdir())
+    canvas = Image.open(path)
+    assert (
+        canvas.quantization
+        == Image.open(io.BytesIO(encoded(Image.new("RGB", (8, 8)), "JPEG", quality=75))).quantization
+    )
+    # The standard's table of luminance (Annex K), of which quality 75 is the half.
+    assert canvas.quantization[0][:3] == [8, 6, 5]
+    frame = path.read_bytes().partition(b"\xff\xc0")[2]  # length, precision, height, width, components
+    assert [frame[9 + 3 * component] for component in range(3)] == [0x22, 0x11, 0x11]
+
+
+def test_the_manifest_says_the_layout(paper_build):
+    identity = json.loads((paper_build / "data.build_probe" / "manifest.json").read_text())["identity"]
+    sizes = {"layout": "paper", "grid": 3, "canvas": 800, "cell": 256, "gap": 8, "border": 8, "enlarged_to": 840}
+    assert identity.items() >= (sizes | {"enlarged_with": "bicubic", "jpeg_quality": 75}).items()
+
+
+@pytest.mark.parametrize("grid", [2, 3, 4, 5, 6])
+def test_equal_parts_of_the_papers_canvas_cut_no_cell(grid):
+    """What is drawn and counted by cells (heat maps, perception's shares, frames on a page) takes equal parts."""
+    layout = paper_layout(grid)
+    starts = sorted({left for left, _ in cell_corners(layout)})
+    for part, left in enumerate(starts):
+        assert part * 800 / grid <= left
+        assert left + layout.cell <= (part + 1) * 800 / grid
+
+
+@pytest.mark.parametrize("sizes", [["--canvas", "840"], ["--cell", "272"], ["--gap", "4"], ["--border", "8"]])
+def test_the_papers_layout_takes_no_sizes(sizes, tmp_path):
+    with pytest.raises(
+        InputError, match=f"{sizes[0]} {sizes[1]}: the paper's layout has sizes of its own; give --layout"
+    ):
+        build_probe.main(["--source", str(tmp_path), "--output_dir", str(tmp_path / "out"), *sizes])
+
+
+def test_the_even_canvas_to_the_pixel():
     layout = make_layout(grid=3, canvas=840, cell=None, gap=4, border=8)
     assert layout.cell == 272
     cells = [(left, top) for top in (8, 284, 560) for left in (8, 284, 560)]

@@ -1,19 +1,23 @@
 """train/dataset.py: what is kept, what is left out and why, and data sets that are there already."""
 
+import copy
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from models.errors import InputError
 from tests.pictures import picture
 from train.dataset import READY, Samples, prepare, read_rows
-from train.encode import Encoder
+from train.encode import IGNORED, Encoder
 from train.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -320,3 +324,121 @@ def test_a_data_set_on_disk_is_not_read_into_memory(settings, encoder):
     samples = prepared(settings, encoder)
     assert samples.rows.cache_files
     assert samples.lengths.dtype == np.int64
+
+
+def test_a_picture_too_thin_for_the_resize_is_left_out_by_name(settings, encoder, images, tmp_path):
+    encoder = copy.copy(encoder)
+    encoder.processor.image_processor = copy.deepcopy(encoder.processor.image_processor)
+    encoder.processor.image_processor.size = {"shortest_edge": 336}  # as released; training asked for 27 GB
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    Image.new("RGB", (20_000, 1), "red").save(folder / "rule.png")
+    os.mkfifo(folder / "pipe.png")
+    settings.image_folder = [str(folder)]
+    settings.data = [
+        str(write(tmp_path / "thin.json", [sample("a", "rule.png"), sample("b", "small.jpg"), sample("c", "pipe.png")]))
+    ]
+    assert len(prepared(settings, encoder)) == 1
+    thin, pipe = left_out(settings)
+    assert thin["sample"].endswith("thin.json, sample 0 (id a)")
+    assert thin["reason"].startswith(f"{folder}/rule.png: too thin: of 20000 x 1 px")
+    assert pipe["reason"] == f"pipe.png: not in {folder}"
+
+
+@pytest.mark.parametrize("answer", ["It is at [0.1, 0.2, 0.3, 0.4].", "(1,2),(30,40)", '{"bbox_2d": [1, 2, 30, 40]}'])
+def test_a_box_in_words_about_a_picture_that_exif_turns_is_refused(settings, encoder, images, tmp_path, answer):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "wide.jpg").save(tmp_path / "turned.jpg", exif=exif)
+    settings.image_folder = [str(tmp_path)]
+    write(Path(settings.data[0]), [sample("a", "turned.jpg", answer=answer)])
+    with pytest.raises(
+        InputError, match=r"sample 0 \(id a\): its text holds a box, and EXIF turns its image .*turned.jpg"
+    ):
+        prepared(settings, encoder)
+    write(Path(settings.data[0]), [sample("a", "turned.jpg", answer="In 1999 and (2).")])
+    assert len(prepared(settings, encoder)) == 1
+
+
+def messages(*texts: str, **last) -> list[dict]:
+    made = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    return [*made[:-1], made[-1] | last]
+
+
+def test_an_answer_that_is_not_to_be_learnt_is_in_the_prompt_only(kit, settings, tmp_path):
+    turns = [*messages("Who?", "NOTHING TO LEARN", loss=False), *messages("And?", "Learn this.")]
+    settings.data = [str(write(tmp_path / "loss.json", [{"messages": turns}]))]
+    encoder = Encoder(kit.processor)
+    one = prepared(settings, encoder)[0]
+    tokenizer = kit.processor.tokenizer
+    learnt = tokenizer.decode(one["labels"][one["labels"] != IGNORED])
+    assert "Learn this." in learnt
+    assert "NOTHING" not in learnt
+    assert "NOTHING TO LEARN" in tokenizer.decode(one["input_ids"])
+    del turns[1]["loss"]
+    both = Encoder(kit.processor).encode(turns, [])
+    assert both["input_ids"].tolist() == one["input_ids"].tolist()
+    last = tokenizer.decode(both["labels"][both["labels"] != IGNORED])
+    assert last.endswith(learnt)
+    assert len(last) > len(learnt)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["real", "norm1"])
+def test_boxes_are_written_where_the_model_sees_the_thing(kits, settings, tmp_path, orientation, kind):
+    """The place of the red square is found in the pixels that the processor gives."""
+    processor = kits["qwen2_5_vl"].processor
+    drawn = Image.new("RGB", (448, 280), "white")
+    ImageDraw.Draw(drawn).rectangle((280, 28, 363, 223), fill="red")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn.save(tmp_path / "1.png", exif=exif)
+    box = [280, 28, 364, 224] if kind == "real" else [280 / 448, 0.1, 364 / 448, 0.8]
+    objects = {"ref": ["square"], "bbox": [box], "bbox_type": kind}
+    turns = messages("<image>Where is <ref-object>?", "At <bbox>.")
+    settings.data = [str(write(tmp_path / "b.json", [{"messages": turns, "images": ["1.png"], "objects": objects}]))]
+    settings.image_folder, settings.image_max_pixels = [str(tmp_path)], 448 * 280 // 4
+    sample = prepared(settings, Encoder(processor, image_max_pixels=settings.image_max_pixels))[0]
+    said = processor.tokenizer.decode(sample["labels"][sample["labels"] != IGNORED])
+    written = [int(number) for number in re.findall(r"\d+", said)]
+    _, rows, columns = (int(patches) * 14 for patches in sample["image_grid_thw"][0])
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "1.png"))
+    green = upright.resize((columns, rows), Image.Resampling.BOX).getchannel("G")
+    seen = ImageChops.invert(green).point(lambda value: 255 * (value > 127)).getbbox()
+    assert rows * columns <= settings.image_max_pixels
+    assert written == pytest.approx(seen, abs=1)
+    assert "Where is square?" in processor.tokenizer.decode(sample["input_ids"])
+
+
+def test_boxes_for_a_processor_of_one_size_need_their_coordinates(settings, encoder, images, tmp_path):
+    turns = messages("<image>Where?", "At <bbox> and <bbox>.")
+    objects = {"bbox": [[20, 10, 100, 50], [50, 25]]}
+    settings.data = [str(write(tmp_path / "b.json", [{"messages": turns, "images": ["wide.jpg"], "objects": objects}]))]
+    with pytest.raises(
+        InputError, match="has boxes, and this .* give box_coordinates, normalized_1 or normalized_1000"
+    ):
+        prepared(settings, encoder)
+    settings.box_coordinates = "normalized_1"
+    assert (
+        prepared(settings, encoder).rows[0]["messages"][1]["content"] == "At [0.10, 0.20, 0.50, 1.00] and [0.25, 0.50]."
+    )
+    settings.box_coordinates = "normalized_1000"
+    assert prepared(settings, encoder).rows[0]["messages"][1]["content"] == "At [100, 200, 500, 1000] and [250, 500]."
+    objects["bbox"][0][2] = 201
+    settings.data = [str(write(tmp_path / "b.json", [{"messages": turns, "images": ["wide.jpg"], "objects": objects}]))]
+    with pytest.raises(InputError, match='field "objects": a box leaves its image of 200 x 50 px'):
+        prepared(settings, encoder)
+
+
+def test_images_out_of_the_folder_are_refused_by_name_or_followed(settings, encoder, images, tmp_path):
+    settings.image_folder = [str(tmp_path / "run")]
+    outside = str(images / "small.jpg")
+    write(Path(settings.data[0]), [sample("a", outside), sample("b")])
+    with pytest.raises(
+        InputError, match=r"sample 0 \(id a\): image '.*small.jpg' lies outside .*run; .*--follow_paths"
+    ):
+        prepared(settings, encoder)
+    settings.skip_malformed = True
+    assert prepared(settings, encoder).dropped == {"malformed": 1}
+    settings.follow_paths = True
+    assert prepared(settings, encoder).rows[0]["images"] == [outside]

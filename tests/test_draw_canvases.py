@@ -18,7 +18,7 @@ def task(tmp_path):
 
 def expected(k: int) -> bytes:
     target, *others = [fit(decode(path.read_bytes(), LAYOUT.cell), LAYOUT.cell) for path in PICTURES]
-    return encode(draw_canvas(LAYOUT, target, others, k))
+    return encode(draw_canvas(LAYOUT, target, others, k), LAYOUT)
 
 
 def check(task: Task) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import data.instructions
-from data.instructions import dataset_of, find_image, read_samples
+from data.instructions import dataset_of, find_image, find_images, read_samples
 from models.errors import InputError
 from tests.captioned_pictures import PHOTOS
 
@@ -252,8 +252,24 @@ def folder(tmp_path) -> Path:
 def test_an_image_is_found_under_another_ending(name, found, folder):
     expected = None if found is None else folder / "ocr_vqa" / "images" / found
     assert find_image(folder, f"ocr_vqa/images/{name}") == expected
-    assert find_image("/elsewhere", str(folder / "ocr_vqa" / "images" / name)) == expected
+    assert find_image(folder, str(folder / "ocr_vqa" / "images" / name)) == expected
+    assert find_image("/elsewhere", str(folder / "ocr_vqa" / "images" / name), follow_paths=True) == expected
     assert find_image(folder, f"nowhere/{name}") is None
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "ocr_vqa/../../a.jpg", "/etc/hostname", "{folder}x/a.jpg"])
+def test_an_image_out_of_the_folder_is_refused(name, folder):
+    name = name.format(folder=folder)
+    with pytest.raises(
+        InputError, match=re.escape(f"here: image {name!r} lies outside {folder}; mend the name, or give")
+    ):
+        find_images(folder, ["ocr_vqa/images/a.jpg", name], "here")
+
+
+def test_a_folder_of_pictures_may_be_a_link(folder, tmp_path):
+    (tmp_path / "playground").mkdir()
+    (tmp_path / "playground" / "ocr_vqa").symlink_to(folder / "ocr_vqa")
+    assert find_image(tmp_path / "playground", "ocr_vqa/images/a.png").read_bytes() == (PHOTOS / "cat.jpg").read_bytes()
 
 
 def test_a_folder_with_many_missing_is_listed_once_and_one_with_all_never(folder, monkeypatch):
@@ -312,3 +328,92 @@ def test_a_byte_order_mark_is_no_content(as_lines, tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert list(read_samples(path)) == plain
     assert len(plain) == 2
+
+
+def said(*texts: str, **last) -> list[dict]:
+    """Turns of messages; `last` are fields of the last one."""
+    made = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    return [*made[:-1], made[-1] | last]
+
+
+@pytest.mark.parametrize("flag", [{"loss": False}, {"weight": 0}])
+def test_answers_that_are_not_to_be_learnt_keep_their_flag(flag, tmp_path):
+    (sample,) = read(tmp_path, {"messages": [*said("q", "no", **flag), *said("r", "yes", loss=True)]})
+    assert [turn.get("supervised") for turn in sample["messages"]] == [None, False, None, None]
+    assert contents(sample) == ["q", "no", "r", "yes"]
+
+
+def test_a_system_prompt_of_any_name_is_the_system_turn(tmp_path):
+    for name in ("system", "system_prompt"):
+        (sample,) = read(tmp_path, {name: "Answer in French.", "conversations": turns("hello?", "bonjour")})
+        assert sample["messages"][0] == {"role": "system", "content": "Answer in French."}
+
+
+def test_images_are_read_where_rows_and_typed_parts_name_them(tmp_path):
+    named = [{"type": "image", "image": "x.jpg"}, {"type": "text", "text": "q?"}]
+    typed = {"messages": [{"role": "user", "content": named}, *said("", "a")[1:]]}
+    row = {"messages": said("<image>q?", "a"), "images": [{"bytes": None, "path": "x.jpg"}]}
+    for sample in read(tmp_path, typed, typed | {"images": ["x.jpg"]}, row):
+        assert (sample["images"], contents(sample)) == (["x.jpg"], ["<image>q?", "a"])
+
+
+OBJECTS = {"ref": ["cat"], "bbox": [[1, 2, 3, 4]]}
+
+
+def boxed(**changes) -> dict:
+    return {"messages": said("<image>Find <ref-object>", "<bbox>"), "images": ["x.jpg"], "objects": OBJECTS | changes}
+
+
+def test_boxes_are_kept_with_what_they_are_of(tmp_path):
+    plain, shares = read(tmp_path, boxed(), boxed(bbox_type="norm1", bbox=[[0.1, 0.2]], image_id=[0]))
+    assert plain["objects"] == OBJECTS | {"bbox_type": "real", "image_id": [0]}
+    assert shares["objects"] == {"ref": ["cat"], "bbox": [[0.1, 0.2]], "bbox_type": "norm1", "image_id": [0]}
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"messages": said("q", "bad"), "label": False}, 'field "label": samples of preferences'),
+        ({"messages": said("q", "good"), "label": True}, 'field "label": samples of preferences'),
+        ({"messages": said("q", "a"), "label": 3}, 'field "label": what is predicted here'),
+        ({"conversations": turns("q", "a"), "images": [], "kto_tag": False}, 'field "kto_tag": samples of preferences'),
+        ({"messages": said("q", "a"), "rejected_response": "bad"}, 'field "rejected_response": samples of'),
+        ({"messages": said("q", "a"), "rejected_messages": said("q", "b")}, 'field "rejected_messages": samples of'),
+        ({"conversations": turns("q", "a"), "chosen": "a", "rejected": "b"}, 'field "rejected": samples of'),
+        ({"messages": said("q", "a"), "tools": "[]"}, 'field "tools": only images and text'),
+        ({"messages": said("q", "a"), "history": [["a", "b"]]}, 'field "history": turns before the others'),
+        ({"messages": said("q", "a"), "loss_scale": 0.5}, 'field "loss_scale": weights of the loss'),
+        ({"messages": said("q", "a", loss=0.5)}, 'turn 1: field "loss" is 0.5; True or False is expected'),
+        ({"messages": said("q", "a", loss="no")}, "turn 1: field \"loss\" is 'no'; True or False is expected"),
+        ({"messages": said("q", "a", weight=0.5)}, 'turn 1: field "weight" is 0.5; 1 or 0 is expected'),
+        ({"messages": said("q", "a", train=False)}, 'turn 1: field "train": is not read; use "loss"'),
+        ({"messages": said("q", "a", tool_calls=[{}])}, 'turn 1: field "tool_calls": only images and text'),
+        ({"messages": said("q", "a", reasoning_content="Hm")}, 'turn 1: field "reasoning_content": is not written'),
+        (
+            {"messages": [{"role": "user", "content": "q", "loss": True}, *said("q", "a")[1:]]},
+            "a turn of the user; only",
+        ),
+        ({"messages": said("q", "a", loss=False)}, "no answer is to be learnt; remove the sample"),
+        ({"conversations": turns("q", "a"), "system": "x", "system_prompt": "y"}, '"system_prompt" differ; keep one'),
+        ({"conversations": turns("q", "a"), "system_prompt": 1}, 'field "system_prompt" is a int; give text'),
+        ({"conversations": turns("<img>x.jpg</img> q", "a")}, "an image in a tag <img>"),
+        ({"messages": said("<image>q", "a"), "images": [{"bytes": "x", "path": None}]}, 'field "images" is no path'),
+        (boxed(bbox=[]), "1 <bbox> marks for 0 of its entries"),
+        (boxed(ref=["cat", "dog"]), "1 <ref-object> marks for 2 of its entries"),
+        (boxed(bbox=[[1, 2, 3]]), "bbox is no list of [x, y] and [left, top, right, bottom]"),
+        (boxed(bbox=[[3, 2, 1, 4]]), "bbox is no list of [x, y] and [left, top, right, bottom]"),
+        (boxed(bbox_type="norm1000"), "bbox_type is 'norm1000'; real (pixels) or norm1"),
+        (boxed(image_id=[1]), "image_id 1 is no number of one of the 1 images"),
+        (boxed(depth=[1]), "an object with ref, bbox, bbox_type and image_id is expected"),
+    ],
+)
+def test_fields_that_change_the_meaning_are_never_dropped_silently(sample, message, tmp_path):
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        read(tmp_path, {"id": "x", "messages": None, "conversations": None} | sample)
+    assert "samples.json, sample 0 (id x): " in str(error.value)
+
+
+def test_empty_fields_of_other_forms_and_remarks_are_let_be(tmp_path):
+    empty = {"tools": "", "videos": [], "rejected": None, "objects": {"ref": [], "bbox": []}, "label": "bus"}
+    (sample,) = read(tmp_path, {"messages": said("q", "a", loss=None), "channel": "web", **empty})
+    assert sample == {"id": "0", "index": 0, "images": [], "messages": said("q", "a")}

@@ -1,6 +1,8 @@
 """eval/perception.py against the paper's one-at-a-time procedure, and its report on planted maps."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -245,15 +247,19 @@ def test_a_probe_of_negatives_alone(llava, canvases, tmp_path):
         perceive(llava, canvases, tmp_path / "out", "--eval_file", tmp_path / "negatives.jsonl")
 
 
-def test_a_broken_picture_is_an_error_row(llava, canvases, tmp_path):
-    import shutil
-
+def test_broken_pictures_pipes_and_bombs_are_error_rows(llava, canvases, tmp_path):
     copy = shutil.copytree(canvases, tmp_path / "canvases")
-    for broken in copy.glob("images/?_3.png"):
+    for caption in "01":
+        broken, pipe, bomb = (copy / "images" / f"{caption}_{cell}.png" for cell in (3, 5, 7))
         broken.write_bytes(b"no picture")
+        pipe.unlink()
+        os.mkfifo(pipe)
+        Image.new("1", (20_000, 20_000)).save(bomb)
     assert perceive(llava, copy, tmp_path / "out", "--max_new_tokens", 1, "--position_balance", "true") == 1
     rows = read_rows(tmp_path / "out" / "occlusion.jsonl")
-    assert ["error" in row for row in rows] == [cell == 3 for cell in range(9)]
+    assert ["error" in row for row in rows] == [cell in (3, 5, 7) for cell in range(9)]
+    assert rows[5]["error"].endswith("a device or a pipe, not a file")
+    assert "decompression bomb" in rows[7]["error"]
 
 
 def test_report(tmp_path, capsys):

@@ -400,3 +400,17 @@ def test_help_and_bad_input_of_the_script_from_any_folder(tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, "--input", "none.json", "--output_dir", "out"], **run)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: --image_folder: missing; give the folder that the images' names start from\n"
+
+
+@pytest.mark.parametrize("which", ["loss", "objects"])
+def test_what_only_training_here_reads_is_refused_for_the_other_formats(tmp_path, which):
+    turns = [{"role": "user", "content": "<image>Q"}, {"role": "assistant", "content": "no <bbox>"}]
+    more = {"loss": {}, "objects": {"objects": {"bbox": [[1, 2, 3, 4]]}}}[which]
+    if which == "loss":
+        turns = [*turns[:1], turns[1] | {"loss": False}, {"role": "user", "content": "R"}, turns[1]]
+    source = tmp_path / "samples.json"
+    source.write_text(json.dumps([{"messages": turns, "images": ["a.jpg"], **more}]))
+    with pytest.raises(
+        InputError, match=r"sample 0 \(id 0\): .* cannot be written for all of LLaVA, LLaMA-Factory and TRL"
+    ):
+        main(["--input", str(source), "--no_image_check", "--output_dir", str(tmp_path / "out"), "--num_samples", "1"])

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import random
+import shutil
 import tracemalloc
 
 import pyarrow as pa
@@ -91,6 +94,91 @@ def test_members_with_one_name_are_two_items(tmp_path):
     items = read_all(write_tar(tmp_path / "x.tar", members))
     assert [caption for _, _, caption in items] == ["one", "two"]
     assert items[0][0] != items[1][0]
+
+
+@pytest.mark.parametrize("order", ["all pictures first", "all captions first", "shuffled"])
+def test_a_shard_whose_members_are_not_ordered_by_key_is_read_rightly(order, tmp_path):
+    pairs = crops(8)
+    members = [*shard_members(pairs), ("lonely.jpg", pairs[0][0])]
+    if order == "shuffled":
+        random.Random(1).shuffle(members)
+    else:
+        members.sort(key=lambda member: member[0].endswith(".txt"), reverse=order == "all captions first")
+    items = read_all(write_tar(tmp_path / "x.tar", members))
+    assert len({key for key, _, _ in items}) == 9
+    assert sorted((caption or "", content) for _, content, caption in items) == sorted(
+        [("", pairs[0][0])] + [(caption, content) for content, caption in pairs]
+    )
+    assert [key for key, _, _ in items] == [key for key, _, _ in read_all(tmp_path / "x.tar")]
+
+
+def test_pipes_among_pictures_are_missing_pictures(tmp_path):
+    (image, _), *_ = crops(1)
+    write_folder(tmp_path / "folder", [(image, "a")])
+    os.mkfifo(tmp_path / "folder" / "pipe.jpg")
+    (tmp_path / "folder" / "pipe.txt").write_text("b")
+    (tmp_path / "folder" / "other.jpg").write_bytes(image)
+    os.mkfifo(tmp_path / "folder" / "other.txt")
+    found = {key: (content is not None, caption) for key, content, caption in read_all(tmp_path / "folder")}
+    assert found == {"00000/000000.jpg": (True, "a"), "pipe.jpg": (False, "b"), "other.jpg": (True, None)}
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "images/../../secret.jpg", "{outside}/secret.jpg"])
+def test_captions_name_no_pictures_out_of_their_folder(name, tmp_path):
+    pairs = crops(2)
+    write_captions(tmp_path / "source", pairs)
+    (tmp_path / "secret.jpg").write_bytes(pairs[1][0])
+    with open(tmp_path / "source" / "captions.jsonl", "a") as file:
+        file.write(json.dumps({"image": name.format(outside=tmp_path), "caption": "x"}) + "\n")
+    with pytest.raises(
+        InputError, match=r'captions.jsonl, line 3: field "image": .*lies outside .*give --follow_paths'
+    ):
+        find_source(tmp_path / "source")
+    followed = [item.load() for part in find_source(tmp_path / "source", follow_paths=True).parts for item in part()]
+    assert followed[2] == (pairs[1][0], "x")
+
+
+def test_links_that_the_folder_holds_are_followed_and_names_within_it_are_plain(tmp_path):
+    pairs = crops(2)
+    write_captions(tmp_path / "source", pairs)
+    shutil.move(tmp_path / "source" / "images", tmp_path / "disk")
+    (tmp_path / "source" / "images").symlink_to(tmp_path / "disk")
+    lines = [
+        {"image": "images/../images/0.jpg", "caption": "a"},
+        {"image": str(tmp_path / "source" / "images" / "1.jpg"), "caption": "b"},
+        {"image": "images/../0.jpg", "caption": "c"},  # beside the link, not beside what it leads to
+    ]
+    (tmp_path / "0.jpg").write_bytes(b"secret")
+    (tmp_path / "source" / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [content for _, content, _ in read_all(tmp_path / "source")] == [pairs[0][0], pairs[1][0], None]
+
+
+@pytest.mark.parametrize("cell", ["struct of bytes", "struct of a path", "struct without paths", "bytes", "path"])
+def test_parquet_pictures_in_all_forms(cell, tmp_path):
+    content = crops(1)[0][0]
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(content)
+    both = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {
+        "struct of bytes": pa.array([{"bytes": content, "path": "/gone.jpg"}, None], both),
+        "struct of a path": pa.array([{"bytes": None, "path": "pictures/a.jpg"}, {"bytes": None, "path": None}], both),
+        "struct without paths": pa.array([{"bytes": content}, None], pa.struct([("bytes", pa.binary())])),
+        "bytes": pa.array([content, None]),
+        "path": pa.array(["pictures/a.jpg", "pictures/none.jpg"]),
+    }
+    pq.write_table(pa.table({"image": columns[cell], "caption": ["a", "b"]}), tmp_path / "x.parquet")
+    assert [(content, caption) for _, content, caption in read_all(tmp_path)] == [(content, "a"), (None, "b")]
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/hostname"])
+def test_a_parquet_names_no_pictures_out_of_its_folder(name, tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "a.jpg").write_bytes(crops(1)[0][0])
+    pq.write_table(pa.table({"image": ["a.jpg", name], "caption": ["a", "b"]}), tmp_path / "table" / "x.parquet")
+    with pytest.raises(
+        InputError, match="x.parquet, row 1: its picture: .* lies outside .*; mend it, or give --follow"
+    ):
+        read_all(tmp_path / "table")
 
 
 def test_what_is_missing_is_none_and_not_an_error(tmp_path):

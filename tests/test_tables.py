@@ -1,5 +1,6 @@
 """Data sets as tables: which data a run's manifest says it was, and what is told of damaged files."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
@@ -130,3 +132,56 @@ def test_a_damaged_file_of_save_to_disk_is_named(tmp_path, name):
     assert str(error.value).startswith(f"{file}: damaged (")
     with pytest.raises(InputError, match="no such split; it has test"):
         open_source(Table(str(folder), "val"))
+
+
+def pope_table(folder: Path, cells: pyarrow.Array) -> Path:
+    """A table of POPE with these pictures."""
+    count = len(cells)
+    columns = {"question_id": [str(number) for number in range(count)], "category": ["random"] * count}
+    columns |= {"question": ["Is there a dog?"] * count, "answer": ["no"] * count, "image": cells}
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("cell", ["struct of bytes", "struct of a path", "bytes", "path", "absolute path"])
+def test_pictures_in_all_forms(tiny_folders, tmp_path, cell):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    content = encoded(3)["bytes"]
+    (folder / "a.png").write_bytes(content)
+    both = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    cells = {
+        "struct of bytes": pyarrow.array([{"bytes": content, "path": "/gone.png"}] * 2, both),
+        "struct of a path": pyarrow.array([{"bytes": None, "path": "a.png"}] * 2, both),
+        "bytes": pyarrow.array([content] * 2),
+        "path": pyarrow.array(["a.png"] * 2),
+        "absolute path": pyarrow.array([str(folder / "a.png")] * 2),
+    }
+    pope_table(folder, cells[cell])
+    assert (
+        ask("pope", tiny_folders["llava"], tmp_path / "a.jsonl", ["--dataset_path", folder], "--max_new_tokens", 1) == 0
+    )
+    hashes = [json.loads(line)["image_sha256"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert hashes == [hashlib.sha256(content).hexdigest()[:16]] * 2
+
+
+def test_a_table_names_no_pictures_out_of_its_folder(tiny_folders, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(3)["bytes"])
+    folder = pope_table(tmp_path / "table", pyarrow.array([{"bytes": None, "path": "../a.png"}]))
+    arguments = ["--dataset_path", folder]
+    with pytest.raises(InputError, match=r"test, row 0: picture '../a.png' lies outside .*; give --follow_paths"):
+        ask("pope", tiny_folders["llava"], tmp_path / "a.jsonl", arguments)
+    assert (
+        ask("pope", tiny_folders["llava"], tmp_path / "a.jsonl", arguments, "--follow_paths", "--max_new_tokens", 1)
+        == 0
+    )
+
+
+def test_a_row_whose_picture_is_a_lost_file_is_an_error(tiny_folders, tmp_path):
+    folder = pope_table(tmp_path / "table", pyarrow.array(["lost.png"]))
+    assert (
+        ask("pope", tiny_folders["llava"], tmp_path / "a.jsonl", ["--dataset_path", folder], "--max_new_tokens", 1) == 1
+    )
+    (row,) = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert row["error"] == "picture: No such file or directory"

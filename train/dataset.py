@@ -20,10 +20,13 @@ import torch
 from tqdm import tqdm
 
 from data.files import write_atomic, writing
-from data.instructions import find_image, read_samples
+from data.instructions import find_images, read_samples
+from data.pictures import size_and_orientation
 from models.errors import InputError, steady
 from models.fingerprint import hash_json
 from models.outside import read_json_object
+from models.resized_pixels import too_many_pixels
+from train.box_texts import with_boxes
 from train.encode import Encoder, image_size, open_image
 from train.settings import Settings
 
@@ -32,13 +35,23 @@ FEATURES = datasets.Features(
         "name": datasets.Value("string"),
         "file": datasets.Value("int32"),
         "images": datasets.List(datasets.Value("string")),
-        "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+        "messages": datasets.List(
+            {
+                "role": datasets.Value("string"),
+                "content": datasets.Value("string"),
+                "supervised": datasets.Value("bool"),
+            }
+        ),
+        "objects": datasets.Value("string"),  # boxes, as JSON, until they are written into the messages; or empty
         "tokens": datasets.Value("int32"),
         "dropped": datasets.Value("string"),  # over-long, unreadable image, malformed; or empty
         "reason": datasets.Value("string"),
     }
 )
 READY = "ready.json"
+_NUMBER = r"\s*\d+(?:\.\d+)?\s*"
+# [1, 2, 3, 4], (0.1, 0.2, 0.3, 0.4) and Qwen's (1,2),(3,4).
+WRITTEN_BOX = re.compile(rf"[\[(]{_NUMBER}(?:,{_NUMBER}){{3}}[\])]|\({_NUMBER},{_NUMBER}\),\({_NUMBER},{_NUMBER}\)")
 
 
 def prepare(settings: Settings, encoder: Encoder, folder: Path) -> None:
@@ -122,18 +135,25 @@ def read_rows(settings: Settings) -> Iterator[dict]:
             row = {
                 "name": name,
                 "file": number,
-                "messages": sample["messages"],
+                "messages": [{"supervised": True} | turn for turn in sample["messages"]],
+                "objects": json.dumps(sample["objects"]) if "objects" in sample else "",
                 "tokens": 0,
                 "dropped": "",
                 "reason": "",
             }
-            found = [find_image(folder, image) for image in sample["images"]]
+            try:
+                found = find_images(folder, sample["images"], name, settings.follow_paths)
+            except InputError as error:
+                if not settings.skip_malformed:
+                    raise
+                malformed.append(error)
+                continue
             missing = [image for image, file in zip(sample["images"], found, strict=True) if file is None]
             if missing:
                 row |= {"dropped": "unreadable image", "reason": f"{missing[0]}: not in {folder}"}
             yield row | {"images": [str(file) for file in found if file is not None]}
         for error in malformed:
-            empty = {"name": path, "file": number, "messages": [], "images": [], "tokens": 0}
+            empty = {"name": path, "file": number, "messages": [], "objects": "", "images": [], "tokens": 0}
             yield empty | {"dropped": "malformed", "reason": str(error)}
 
 
@@ -142,7 +162,15 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
     if row["dropped"]:
         return row
     try:
+        check_boxes(row)
         sizes = [image_size(path) for path in row["images"]]
+        for path, (height, width) in zip(row["images"], sizes, strict=True):
+            if complaint := too_many_pixels(encoder.processor.image_processor, width, height):
+                return row | {"dropped": "unreadable image", "reason": f"{path}: {complaint}"}
+        if row["objects"]:
+            pictures = [size_and_orientation(path) for path in row["images"]]
+            arguments = json.loads(row["objects"]), pictures, encoder.processor, settings.box_coordinates, row["name"]
+            row |= {"messages": with_boxes(row["messages"], *arguments), "objects": ""}
         row["tokens"] = encoder.count_tokens(row["messages"], sizes, row["name"])
     except InputError as error:
         if not settings.skip_malformed:
@@ -153,6 +181,18 @@ def measure(row: dict, encoder: Encoder, settings: Settings) -> dict:
     if row["tokens"] > settings.cutoff_len:
         row |= {"dropped": "over-long", "reason": f"{row['tokens']} tokens, cutoff_len is {settings.cutoff_len}"}
     return row
+
+
+def check_boxes(row: dict) -> None:
+    """InputError for a text with a box of a picture that EXIF turns: nobody can tell which way up the box was drawn."""
+    if not any(map(WRITTEN_BOX.search, (turn["content"] for turn in row["messages"]))):
+        return
+    for path in row["images"]:
+        if (orientation := size_and_orientation(path)[1]) != 1:
+            raise InputError(
+                f"{row['name']}: its text holds a box, and EXIF turns its image {path} (orientation {orientation}); "
+                "save the image upright without EXIF, with the box as it then is"
+            )
 
 
 def list_dropped(settings: Settings, rows: datasets.Dataset) -> None:
@@ -186,7 +226,13 @@ def data_key(settings: Settings, encoder: Encoder) -> str:
         if not Path(folder).is_dir():
             raise InputError(f"image_folder: {folder}: no such folder; give the one that the images' paths start from")
     processor = encoder.processor.to_json_string(), encoder.processor.chat_template
-    decided = settings.cutoff_len, settings.skip_malformed, settings.max_bad_samples
+    decided = (
+        settings.cutoff_len,
+        settings.skip_malformed,
+        settings.max_bad_samples,
+        settings.box_coordinates,
+        settings.follow_paths,
+    )
     return hash_json([files, folders, processor, encoder.plain, decided])
 
 

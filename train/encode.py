@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from data.instruction_formats import typed_parts
+from data.pictures import open_rgb, picture_size, read_file
 from models.errors import InputError
 from models.literal_text import literal_messages
 from models.processors import has_first_token
@@ -62,6 +63,7 @@ class Encoder:
         without one supervised token.
         """
         text, spans = self.render(messages, where)
+        spans = learnt_spans(messages, spans)
         inputs = self.processor(
             text=[text],
             images=[images] if images else None,
@@ -163,6 +165,12 @@ class Encoder:
         return re.search(rf"(<\|vision_start\|>)?{token}(<\|vision_end\|>)?", before).group()
 
 
+def learnt_spans(messages: list[dict], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of the spans of the assistant's turns, those of turns without `"supervised": False`."""
+    answers = [turn for turn in messages if turn["role"] == "assistant"]
+    return [span for turn, span in zip(answers, spans, strict=True) if turn.get("supervised", True)]
+
+
 def text_of(content: list[dict]) -> str:
     """The text of typed parts."""
     return "".join(part["text"] for part in content if part["type"] == "text")
@@ -192,19 +200,10 @@ def with_max_pixels(image_processor, max_pixels: int):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image upright and in RGB, as transformers and our evaluation load it. Raises OSError or ValueError."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # what Pillow's readers raise beside OSError
-        raise ValueError(str(error)) from error
+    """An image upright and in RGB, as evaluation shows it (data/pictures.py). Raises PictureError, a ValueError."""
+    return open_rgb(read_file(path))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of `open_image`'s picture, from the file's header."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # Orientation: lies on its side
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    """(height, width) of `open_image`'s picture, from the file's header. Raises PictureError, a ValueError."""
+    return picture_size(path)[::-1]

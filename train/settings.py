@@ -57,8 +57,14 @@ class Settings:
     data: list[str] = setting([], "files in LLaVA's or the messages form, .json or .jsonl")
     data_weights: list[float] = setting([], "passes over each file in one epoch: 0.5 is half of it, 2 is twice")
     image_folder: list[str] = setting(["."], "where the images are: one folder for all files, or one for each")
+    follow_paths: bool = setting(False, "read images that the data name out of image_folder, too")
     image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square"))
     image_max_pixels: int | None = setting(None, "Qwen2.5-VL: scale larger images down while training")
+    box_coordinates: str | None = setting(
+        None,
+        "what boxes of `objects` are written in; left out: pixels of the scaled picture, where that has any size",
+        ("resized_pixels", "normalized_1000", "normalized_1"),
+    )
     cutoff_len: int = setting(2048, "samples of more tokens, image tokens included, are dropped and listed")
     packing: bool = setting(False, "rows of several samples, up to cutoff_len tokens, without padding")
     group_by: str = setting("none", "modality_length: a step holds samples of like length", ("none", "modality_length"))

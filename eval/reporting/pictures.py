@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data.pictures import open_rgb
 from eval.heatmaps import Panel, probe_heatmaps, save
 from eval.reporting.parts import Picture
 
@@ -60,9 +61,8 @@ def figure_picture(svg: str, alt: str) -> Picture:
 
 
 def canvas_picture(stored: bytes, alt: str) -> Picture:
-    """A canvas, made small. Raises OSError or ValueError for what is no picture."""
-    with Image.open(io.BytesIO(stored)) as image:
-        small = image.convert("RGB")
+    """A canvas, made small. Raises PictureError, a ValueError, for what is no picture."""
+    small = open_rgb(stored)
     small.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     small.save(content, "JPEG", quality=80, optimize=True)

@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+, RefCOCOg: where in the picture is what an expression names?
 
-Keys: `answer` (the gold box, xyxy in pixels of the original picture), `image_size` [width, height], `coordinates`
+Keys: `answer` (the gold box, xyxy in pixels of the upright picture), `image_size` [width, height], `coordinates`
 (what the model's boxes are in: resized_pixels, normalized_1000 or normalized_1), `min_pixels` and `max_pixels` (what
 the processor was given; null unless resized_pixels), and `split` if there are several. A hit is an IoU of at least 0.5.
 
@@ -48,7 +48,7 @@ def check(row: dict) -> str | None:
         return f"field `split` is {row['split']!r}; the split's name, a text, is expected"
     if len(row["image_size"]) != 2 or not all(_is_whole(side) for side in row["image_size"]):
         return f"field `image_size` is {row['image_size']}; [width, height] in pixels is expected"
-    if len(row["answer"]) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in row["answer"]):
+    if not is_box(row["answer"]):
         return f"field `answer` is {row['answer']}; the box [left, top, right, bottom] in pixels is expected"
     left, top, right, bottom = row["answer"]
     if left >= right or top >= bottom:
@@ -58,6 +58,11 @@ def check(row: dict) -> str | None:
             if not _is_whole(row.get(field)):
                 return f"field `{field}` is {row.get(field)!r}; resized_pixels needs what the processor was given"
     return None
+
+
+def is_box(value: list) -> bool:
+    """Whether a list has four finite numbers."""
+    return len(value) == 4 and all(isinstance(x, int | float) and math.isfinite(x) for x in value)
 
 
 def official(row: dict, context: Context) -> Verdict:
