@@ -57,7 +57,7 @@ class Settings:
     data: list[str] = setting([], "files in LLaVA's or the messages form, .json or .jsonl")
     data_weights: list[float] = setting([], "passes over each file in one epoch: 0.5 is half of it, 2 is twice")
     image_folder: list[str] = setting(["."], "where the images are: one folder for all files, or one for each")
-    image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square"))
+    image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square", "crop"))
     image_max_pixels: int | None = setting(None, "Qwen2.5-VL: scale larger images down while training")
     cutoff_len: int = setting(2048, "samples of more tokens, image tokens included, are dropped and listed")
     packing: bool = setting(False, "rows of several samples, up to cutoff_len tokens, without padding")
