@@ -183,7 +183,7 @@ def data_key(settings: Settings, encoder: Encoder) -> str:
             raise InputError(f"image_folder: {folder}: no such folder; give the one that the images' paths start from")
     processor = encoder.processor.to_json_string(), encoder.processor.chat_template
     decided = settings.cutoff_len, settings.skip_malformed, settings.max_bad_samples
-    return hash_json([files, folders, processor, encoder.plain, decided])
+    return hash_json([files, folders, processor, encoder.plain, encoder.llama_factory, decided])
 
 
 class Samples(torch.utils.data.Dataset):

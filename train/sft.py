@@ -77,7 +77,12 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
     say(processes, f"{base}: position_balance is {str(model.config.position_balance).lower()}")
 
     # Data.
-    encoder = Encoder(processor, plain=settings.stage == "pretrain", image_max_pixels=settings.image_max_pixels)
+    encoder = Encoder(
+        processor,
+        plain=settings.stage == "pretrain",
+        image_max_pixels=settings.image_max_pixels,
+        llama_factory=settings.template == "llama_factory",
+    )
     processes.by_first(lambda: prepare(settings, encoder, folder / "data"))
     samples = Samples(folder / "data", encoder)
     processes.by_first(lambda: run_folder.check_data(folder, samples.digest()))
