@@ -182,7 +182,7 @@ def test_malformed_samples(settings, encoder):
 def test_samples_that_the_family_refuses(settings, kits):
     """By its chat template, among so many samples that several processes measure them."""
     processor = copy.copy(kits["gemma3"].processor)
-    refusing = "{%- if 'bad' in messages[1].content[0].text -%}{{ raise_exception('a bad word') }}{%- endif -%}"
+    refusing = "{%- if 'bad' in messages[-1].content[0].text -%}{{ raise_exception('a bad word') }}{%- endif -%}"
     processor.chat_template = refusing + processor.chat_template
     encoder = Encoder(processor)
     write(Path(settings.data[0]), [sample(str(place)) for place in range(1001)] + [sample("t", answer="bad")])
