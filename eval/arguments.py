@@ -61,6 +61,12 @@ def build_parser(
             "checkpoint's)",
         )
     add(
+        "--image_aspect_ratio",
+        choices=("pad", "crop"),
+        help="LLaVA-1.5: pad pictures to a square with the mean colour, or crop one (default: the checkpoint's way; "
+        "where it does not say, pad in LLaVA's published benchmarks, else crop)",
+    )
+    add(
         "--batch_size",
         type=auto_or_count,
         default=None,

@@ -54,9 +54,10 @@ class Benchmark:
     of at most `max_new_tokens`. `outcome` names those fields; a row that has the first is done. `settings` are the
     benchmark's own arguments that decide outcomes and do not show in the items. `tables(args)`: the table or tables
     that the items are rows of; None: they are not. `file_in_folder`: see eval/arguments.py. `strips`: replies are kept
-    without white space at their ends, as by the benchmark's official code. `afterwards(run)` is called once all items
-    have a row. `attention` is the implementation that `measure` needs: the model runs with it, whatever else is asked
-    for, which a notice says.
+    without white space at their ends, as by the benchmark's official code. `image_aspect_ratio`: how that code makes
+    pictures square for LLaVA-1.5, where a checkpoint does not say (models/processors.py). `afterwards(run)` is called
+    once all items have a row. `attention` is the implementation that `measure` needs: the model runs with it, whatever
+    else is asked for, which a notice says.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Benchmark:
     tables: Callable[[argparse.Namespace], Tables] = no_tables
     file_in_folder: str | None = None
     strips: bool = False
+    image_aspect_ratio: str | None = None
     afterwards: Callable[["Run"], None] | None = None
     attention: str | None = None
 
@@ -160,6 +162,7 @@ def known_settings(this: Run) -> dict:
         "max_new_tokens": getattr(args, "max_new_tokens", None),
         "min_pixels": args.min_pixels,
         "max_pixels": args.max_pixels,
+        "image_aspect_ratio": args.image_aspect_ratio,
     }
     own = {name: getattr(args, name) for name in this.benchmark.settings}
     return json.loads(json.dumps(own)) | {  # as the manifest will give them back: a tuple is a list then
@@ -225,7 +228,7 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
     """Load the model and let it answer this process's share of `order`; returns seconds spent on answers."""
     # torch and transformers take seconds to import; bad input is told before.
     from eval import generate
-    from models.processors import set_pixel_bounds
+    from models.processors import aspect_ratio, set_aspect_ratio, set_pixel_bounds
 
     args, processes = this.args, this.processes
 
@@ -243,6 +246,7 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
                 args.model_path, device, args.position_balance, args.dtype, args.attn_implementation
             )
             set_pixel_bounds(processor, args.min_pixels, args.max_pixels, args.model_path)
+        set_aspect_ratio(processor, args.image_aspect_ratio, this.benchmark.image_aspect_ratio)
         for part in picture_parts(this.messages_of(0)):
             if "image" in part:
                 with contextlib.suppress(PictureError):  # of this one alone: an error of its row
@@ -260,6 +264,8 @@ def ask(this: Run, settings: dict, order: list[int], done: int) -> float:
         "generation": generate.make_greedy(model),
         "first_prompt": shown(generate.render(processor, this.messages_of(0))),
     }
+    if aspect_ratio(processor):
+        settings["image_aspect_ratio"] = aspect_ratio(processor)
     everyone = processes.gather(settings)
     processes.by_first(lambda: start_journal(this, everyone, done))
 

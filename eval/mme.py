@@ -142,7 +142,16 @@ def finish(this: Run) -> None:
     print_score(this)
 
 
-BENCHMARK = Benchmark("mme", add_arguments, load_items, messages, KEY, strips=True, afterwards=finish)
+BENCHMARK = Benchmark(
+    "mme",
+    add_arguments,
+    load_items,
+    messages,
+    KEY,
+    strips=True,
+    image_aspect_ratio="pad",
+    afterwards=finish,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

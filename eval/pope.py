@@ -110,6 +110,7 @@ BENCHMARK = Benchmark(
     messages,
     KEY,
     strips=True,
+    image_aspect_ratio="pad",
     afterwards=print_score,
     tables=table,
 )

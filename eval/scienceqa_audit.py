@@ -83,7 +83,7 @@ def score(path: Path) -> list[dict]:
         rules = replace(scienceqa.RULES, scorers=SCORERS)
         try:
             answers = read_answers(str(path), "scienceqa", rules, name, allow_partial=True)
-        except InputError:  # no model of LLaVA's takes two places for one picture
+        except InputError:  # no question has an answer
             cells.append({"scorer": name, "accuracy": None, "unreadable": None})
             continue
         scored = score_rows(answers, clusters_of(answers.rows, rules), rules, name, Context(SEED))

@@ -94,6 +94,7 @@ BENCHMARK = Benchmark(
     load_items,
     messages,
     strips=True,
+    image_aspect_ratio="pad",
     afterwards=print_score,
     tables=table,
 )

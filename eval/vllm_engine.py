@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from PIL import Image
 from transformers import GenerationConfig
 
 from eval.engine_arguments import VLLM_ONLY
@@ -25,7 +26,7 @@ from eval.items import PictureError, image_field, open_for, picture_parts
 from models.errors import InputError
 from models.load import adapter_base, read_flag, stated_flag
 from models.outline import load_outline
-from models.processors import has_first_token, image_token, pixel_bounds, set_pixel_bounds
+from models.processors import aspect_ratio, has_first_token, image_token, pixel_bounds, set_pixel_bounds
 from models.reading import read_json
 from models.vllm_plugin import refuse_original_layout, register
 
@@ -88,6 +89,8 @@ def load(this, order: list[int]) -> tuple[Engine, object]:
     refuse_original_layout(base, described)
     config, processor = load_outline(base)
     set_pixel_bounds(processor, args.min_pixels, args.max_pixels, path)
+    if args.image_aspect_ratio == "crop" and aspect_ratio(processor) == "pad":
+        raise InputError(f"--image_aspect_ratio crop: vLLM pads for {path}; use --engine transformers")
     flag = args.position_balance
     if flag is None and adapter is not None:
         flag = stated_flag(path)
@@ -212,6 +215,14 @@ def prompt_tokens(processor, text: str, pictures: int) -> list[int]:
     return ids
 
 
+def padded(picture: Image.Image, mean: list[float]) -> Image.Image:
+    """The picture in the middle of a square of the mean colour, as the LLaVA code base pads (`expand2square`)."""
+    side, colour = max(picture.size), tuple(int(255 * channel) for channel in mean)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
 def replies(this, engine: Engine, processor, order: list[int], num_workers: int) -> Iterator[dict[int, dict]]:
     """Greedy replies to the items `order` of a run; the engine ends with them."""
     try:
@@ -268,6 +279,9 @@ async def answer(this, engine, processor, index: int, params, loop, threads) -> 
     def prepare() -> tuple[str, dict, list[str]]:
         messages = this.messages_of(index)
         pictures = [open_for(processor, part) for part in picture_parts(messages)]
+        if aspect_ratio(processor) == "pad":  # vLLM has an image processor of its own, made from the checkpoint
+            mean = processor.image_processor.image_mean
+            pictures = [(padded(picture, mean), stored) for picture, stored in pictures]
         text = render(processor, messages)
         prompt = {"prompt_token_ids": prompt_tokens(processor, text, len(pictures))}
         if pictures:

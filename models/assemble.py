@@ -26,14 +26,13 @@ from models.llava_original import (
 )
 from models.load import clear_sampling, load_model, load_weights
 from models.modeling_llava import LlavaForConditionalGeneration
-from models.processors import chat_template, finish_processor
+from models.processors import ASPECT_RATIOS, chat_template, finish_processor
 from models.quiet import quiet_transformers
 from models.reading import WEIGHT_ERRORS, read_json, told_as
 from models.writing import check_new, new_folder
 
 TOWERS = ("clip_vision_model", "clip", "llava")  # a tower alone, CLIP with its text model, a LLaVA with such a tower
 LANGUAGE_MODELS = ("llama", "mistral")
-ASPECT_RATIOS = ("pad", "square")
 DTYPES = ("bfloat16", "float16", "float32")
 SHARD_SIZE = "5GB"
 
@@ -59,7 +58,7 @@ def assemble_llava(
         language_model: a causal language model of the Llama or Mistral architecture, with its tokenizer. The
             conversation becomes Vicuna's, Llama 3's where the tokenizer has its tokens, or Mistral's.
         position_balance: written into config.json.
-        image_aspect_ratio: pad: pictures are padded to a square with the mean colour; square: cropped.
+        image_aspect_ratio: pad: pictures are padded to a square with the mean colour; square or crop: cropped.
 
     Raises:
         InputError: a part is missing, incomplete or of another kind, or `output_dir` holds files.

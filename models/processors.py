@@ -23,6 +23,8 @@ from models.sentencepiece_tokens import mark_behind_images, match_sentencepiece
 
 # As Qwen2.5-VL was released until February 2025; transformers has had no such class since, as it is Qwen2-VL's.
 FIRST_QWEN2_5_VL = "Qwen2_5_VLImageProcessor"
+# How LLaVA-1.5 makes a picture square. LLaVA's own name of cropping is "square".
+ASPECT_RATIOS = ("pad", "square", "crop")
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -165,6 +167,35 @@ def has_first_token(processor: ProcessorMixin, text: str) -> bool:
     """Whether the template has written the tokenizer's first token, so that it must not put another before it."""
     first = processor.tokenizer.bos_token
     return bool(first) and text.startswith(first)
+
+
+def aspect_ratio(processor: ProcessorMixin) -> str | None:
+    """How pictures become square: "pad", with the mean colour, or "crop"; None: not LLaVA-1.5's processor."""
+    if not isinstance(processor, LlavaProcessor):
+        return None
+    return "pad" if getattr(processor.image_processor, "do_pad", False) else "crop"
+
+
+def set_aspect_ratio(processor: ProcessorMixin, choice: str | None, default: str | None = None) -> None:
+    """Make pictures square by `choice`, one of ASPECT_RATIOS, in place; None leaves it to the checkpoint.
+
+    `default` holds where the checkpoint does not say: conversions to the transformers layout such as llava-hf's have
+    CLIP's image processor, which can only crop, though LLaVA-1.5 was tuned with padding. Raises InputError for a
+    `choice` on another family's processor.
+    """
+    if not isinstance(processor, LlavaProcessor):
+        if choice is not None:
+            raise InputError("image_aspect_ratio: is for LLaVA-1.5, whose pictures are square; leave it out")
+        return
+    old = processor.image_processor
+    says = hasattr(old, "do_pad") and type(old).__name__.startswith("LlavaImageProcessor")
+    choice = choice or (None if says else default)
+    if choice is None:
+        return
+    names = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
+    values = {name: getattr(old, name) for name in names if getattr(old, name, None) is not None}
+    make = image_processor_class("llava", "LlavaImageProcessor")
+    processor.image_processor = make(**values, do_pad=choice == "pad")
 
 
 def image_processor_type(path: str, **hub_arguments) -> str | None:

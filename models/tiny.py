@@ -179,7 +179,7 @@ def qwen2_5_vl():
     )
     # One merged token is 28 x 28 pixels: 1 to 36 of them to a picture.
     images = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor")(min_pixels=28 * 28, max_pixels=36 * 28 * 28)
-    processor = qwen2_5_vl_processor(images, tokenizer, chat_template("tiny_qwen2_5_vl"))
+    processor = qwen2_5_vl_processor(images, tokenizer, chat_template("qwen2_5_vl"))
     return Qwen2_5_VLForConditionalGeneration, config, processor
 
 
@@ -212,9 +212,7 @@ def gemma3():
         image_token_index=tokenizer.convert_tokens_to_ids(image),
     )
     images = image_processor_class("gemma3", "Gemma3ImageProcessor")(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    processor = Gemma3Processor(
-        images, tokenizer, chat_template=chat_template("tiny_gemma3"), image_seq_length=soft_tokens
-    )
+    processor = Gemma3Processor(images, tokenizer, chat_template=chat_template("gemma3"), image_seq_length=soft_tokens)
     return Gemma3ForConditionalGeneration, config, processor
 
 

@@ -25,8 +25,8 @@ def train_sentencepiece(folder: Path) -> sentencepiece.SentencePieceProcessor:
     corpus.write_text("\n".join("".join(words[i % 7 :: 2]) * 3 for i in range(200)))
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY - len(SPACES),
-        model_type="bpe", byte_fallback=True, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        split_digits=True, minloglevel=2,
+        model_type="bpe", byte_fallback=True, pad_id=-1, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, split_digits=True, minloglevel=2,
     )  # fmt: skip
     file = folder / "tokenizer.model"
     model = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())

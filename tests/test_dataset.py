@@ -183,13 +183,14 @@ def test_malformed_samples(settings, encoder):
 
 
 def test_samples_that_the_family_refuses(settings, kits):
-    """A token of Gemma3's images in a text, among so many samples that several processes measure them."""
-    encoder = Encoder(kits["gemma3"].processor)
-    write(
-        Path(settings.data[0]), [sample(str(place)) for place in range(1001)] + [sample("t", answer="<start_of_image>")]
-    )
+    """By its chat template, among so many samples that several processes measure them."""
+    processor = copy.copy(kits["gemma3"].processor)
+    refusing = "{%- if 'bad' in messages[-1].content[0].text -%}{{ raise_exception('a bad word') }}{%- endif -%}"
+    processor.chat_template = refusing + processor.chat_template
+    encoder = Encoder(processor)
+    write(Path(settings.data[0]), [sample(str(place)) for place in range(1001)] + [sample("t", answer="bad")])
     settings.num_workers = 2
-    with pytest.raises(InputError, match=r"few\.json, sample 1001 \(id t\): its text holds <start_of_image>"):
+    with pytest.raises(InputError, match=r"few\.json, sample 1001 \(id t\): .* refuses it \(a bad word\)"):
         prepared(settings, encoder)
     settings.skip_malformed = True
     samples = prepared(settings, encoder)

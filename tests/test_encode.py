@@ -215,6 +215,69 @@ def encoder_turns(turns: list[dict]) -> list[dict]:
     return [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in turns]
 
 
+def llama_factory_pieces(family: str, turns: list[dict]) -> list[tuple[str, bool]]:
+    """(text, whether it is learnt) of LLaMA-Factory 0.9.5's templates `qwen2_vl` and `gemma3`, images as marks.
+
+    After format_user, format_assistant and format_system in its src/llamafactory/data/template.py: the answer's slot
+    ends with the end token and a line break, all of it a target.
+    """
+    start, end, names = {
+        "qwen2_5_vl": ("<|im_start|>", "<|im_end|>", {"user": "user", "assistant": "assistant"}),
+        "gemma3": ("<start_of_turn>", "<end_of_turn>", {"user": "user", "assistant": "model"}),
+    }[family]
+    system = turns[0]["content"] if turns[0]["role"] == "system" else None
+    pieces = []
+    if family == "qwen2_5_vl":
+        pieces.append((f"{start}system\n{system or 'You are a helpful assistant.'}{end}\n", False))
+    for turn in turns[system is not None :]:
+        if turn["role"] == "user":
+            lead = f"{system}\n\n" if family == "gemma3" and system and len(pieces) == 0 else ""
+            asked = f"{start}user\n{lead}{turn['content']}{end}\n{start}{names['assistant']}\n"
+            pieces.append((asked, False))
+        else:
+            pieces.append((f"{turn['content']}{end}\n", True))
+    return pieces
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("name", [*CONVERSATIONS, "spaces"])
+def test_llama_factorys_text(kits, family, name):
+    """Token by token, images in place of their marks; also under a checkpoint's template that trims."""
+    spaces = (conversation(" <image>\n\n What? ", " It is \n", "\nSure?", "Yes"), [(60, 60)])
+    turns, sizes = spaces if name == "spaces" else CONVERSATIONS[name]
+    kit = kits[family]
+    tokenizer = kit.processor.tokenizer
+    frame = {
+        "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"),
+        "gemma3": ("\n\n<start_of_image>", "<end_of_image>\n\n"),
+    }[family]
+    encoder = Encoder(with_template(kit, "{{ messages | length }} turns"), llama_factory=True)
+    sample = encoder.encode(turns, pictures(*sizes))
+    counts = iter(
+        [int((kit.inputs((image, "x"))["input_ids"] == kit.image_token_id).sum()) for image in pictures(*sizes)]
+    )
+    ids, labels = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], []
+    labels += [IGNORED] * len(ids)
+    for text, learnt in llama_factory_pieces(family, turns):
+        while "<image>" in text:
+            image = tokenizer.convert_ids_to_tokens(kit.image_token_id)
+            text = text.replace("<image>", frame[0] + image * next(counts) + frame[1], 1)
+        new = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += new
+        labels += new if learnt else [IGNORED] * len(new)
+    assert sample["input_ids"].tolist() == ids
+    assert sample["labels"].tolist() == labels
+    assert encoder.count_tokens(turns, [(height, width) for width, height in sizes]) == len(ids)
+
+
+def test_llama_factorys_text_is_for_two_families(kits):
+    for family in set(kits) - {"qwen2_5_vl", "gemma3"}:
+        with pytest.raises(InputError, match="template: llama_factory is for Qwen2.5-VL's and Gemma3's conversations"):
+            Encoder(kits[family].processor, llama_factory=True)
+    with pytest.raises(InputError, match="template: llama_factory"):
+        Encoder(kits["gemma3"].processor, plain=True, llama_factory=True)
+
+
 def test_a_template_that_rewrites_earlier_turns(kit):
     """Then the place of the first answer cannot be known."""
     encoder = Encoder(with_template(kit, "{{ messages | length }} turns: " + kit.processor.chat_template))

@@ -5,11 +5,15 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers.processors import TemplateProcessing
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from eval import generate
 from models import load_model
 from models.errors import InputError
-from models.processors import pixel_bounds, set_pixel_bounds
+from models.processors import pixel_bounds, set_aspect_ratio, set_pixel_bounds
+from tests.benchmark_runs import ask
 from tests.pictures import picture
 
 SYSTEM_VICUNA = (
@@ -191,3 +195,67 @@ def test_processors_of_one_size_have_no_pixel_bounds(kits):
         assert pixel_bounds(kits[family].processor) is None
         with pytest.raises(InputError, match="--min_pixels: the image processor of x scales to sizes of its own"):
             set_pixel_bounds(kits[family].processor, 3136, None, "x")
+
+
+def llava_pixels(image: Image.Image, side: int, pad: bool) -> torch.Tensor:
+    """Pixels by LLaVA's `process_images`: `expand2square`, then CLIP's image processor; (3, side, side)."""
+    clip = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    if pad:
+        square = Image.new("RGB", (max(image.size),) * 2, tuple(int(255 * mean) for mean in clip.image_mean))
+        square.paste(image, tuple((max(image.size) - length) // 2 for length in image.size))
+        image = square
+    return clip(images=[image], return_tensors="pt")["pixel_values"][0]
+
+
+def coloured_ends() -> Image.Image:
+    """A wide picture with a square of colour at each end, which cropping loses."""
+    image = Image.new("RGB", (128, 64), "white")
+    image.paste((255, 0, 0), (0, 0, 16, 64))
+    image.paste((0, 0, 255), (112, 0, 128, 64))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says", "ratio"),
+    [
+        ("pope", [], None, "pad"),  # one of LLaVA's published benchmarks
+        ("pope", ["--image_aspect_ratio", "crop"], None, "crop"),
+        ("pope", [], False, "crop"),  # a checkpoint that was trained so
+        ("docvqa", [], None, "crop"),
+        ("docvqa", [], True, "pad"),
+        ("docvqa", ["--image_aspect_ratio", "pad"], None, "pad"),
+        ("docvqa", ["--image_aspect_ratio", "crop"], True, "crop"),
+    ],
+)
+def test_how_pictures_become_square(tiny_folders, tmp_path, monkeypatch, name, given, says, ratio):
+    """By the option, else by the checkpoint, else by the benchmark; the manifest has it."""
+    folder = tiny_folders["llava"]
+    if says is not None:
+        folder = shutil.copytree(folder, tmp_path / "model")
+        settings = json.loads((folder / "processor_config.json").read_text())
+        settings["image_processor"] |= {"image_processor_type": "LlavaImageProcessor", "do_pad": says}
+        (folder / "processor_config.json").write_text(json.dumps(settings))
+    coloured_ends().save(tmp_path / "a.png")
+    if name == "pope":
+        file, rows = "coco_pope_random.json", {"question_id": 1, "image": "a.png", "text": "Is it?", "label": "no"}
+        (tmp_path / file).write_text(json.dumps(rows))
+    else:
+        file, rows = "val.json", {"questionId": 1, "question": "What?", "image": "a.png", "answers": ["a"]}
+        (tmp_path / file).write_text(json.dumps({"data": [rows]}))
+    seen = []
+    prepare = generate.prepare
+    monkeypatch.setattr(generate, "prepare", lambda *a: seen.append(prepare(*a)) or seen[-1])
+    given = ["--eval_file", tmp_path / file, "--img_path", tmp_path, "--position_balance", "true", *given]
+    assert ask(name, folder, tmp_path / "answers.jsonl", given) == 0
+    assert json.loads((tmp_path / "answers.jsonl.manifest.json").read_text())["image_aspect_ratio"] == ratio
+    (pixels,) = (batch.inputs["pixel_values"][0] for batch in seen)
+    assert torch.allclose(pixels, llava_pixels(coloured_ends(), 56, ratio == "pad"), atol=2e-2)
+    ends = (pixels[:, :, :4].mean((1, 2)), pixels[:, :, -4:].mean((1, 2)))
+    assert torch.allclose(*ends, atol=0.1) == (ratio == "crop")
+
+
+def test_other_families_have_no_aspect_ratio(kits):
+    for family in set(kits) - {"llava"}:
+        with pytest.raises(InputError, match="image_aspect_ratio: is for LLaVA-1.5"):
+            set_aspect_ratio(kits[family].processor, "pad")
+        set_aspect_ratio(kits[family].processor, None, "pad")

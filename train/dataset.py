@@ -233,7 +233,7 @@ def data_key(settings: Settings, encoder: Encoder) -> str:
         settings.box_coordinates,
         settings.follow_paths,
     )
-    return hash_json([files, folders, processor, encoder.plain, decided])
+    return hash_json([files, folders, processor, encoder.plain, encoder.llama_factory, decided])
 
 
 class Samples(torch.utils.data.Dataset):

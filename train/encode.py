@@ -13,12 +13,15 @@ from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from data.instruction_formats import typed_parts
+from data.instructions import IMAGE_MARK
 from data.pictures import open_rgb, picture_size, read_file
 from models.errors import InputError
 from models.literal_text import literal_messages
-from models.processors import has_first_token
+from models.processors import chat_template, has_first_token
 
 IGNORED = -100  # the label that transformers' loss leaves out
+# Processor -> the template (models/chat_templates) that writes what LLaMA-Factory does.
+LLAMA_FACTORY = {"Qwen2_5_VLProcessor": "qwen2_5_vl", "Gemma3Processor": "gemma3"}
 
 
 class Encoder:
@@ -29,11 +32,24 @@ class Encoder:
         plain: LLaVA's prompt of pre-training: image, then caption and a line break, no turns (`preprocess_plain` in
             the LLaVA code base's llava/train/train.py).
         image_max_pixels: scale larger images down, for image processors that keep an image's size (Qwen2.5-VL).
+        llama_factory: LLaMA-Factory's text of Qwen2.5-VL and Gemma3 (docs/llama_factory.md) in place of what the
+            checkpoint's template makes and evaluation asks. InputError for other families, and with `plain`.
     """
 
-    def __init__(self, processor: ProcessorMixin, plain: bool = False, image_max_pixels: int | None = None):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        plain: bool = False,
+        image_max_pixels: int | None = None,
+        llama_factory: bool = False,
+    ):
         self.processor = copy.copy(processor)
-        self.plain = plain
+        self.plain, self.llama_factory = plain, llama_factory
+        if llama_factory:
+            family = LLAMA_FACTORY.get(type(processor).__name__)
+            if family is None or plain:
+                raise InputError("template: llama_factory is for Qwen2.5-VL's and Gemma3's conversations; leave it out")
+            self.processor.chat_template = chat_template(family)
         if image_max_pixels is not None:
             self.processor.image_processor = with_max_pixels(processor.image_processor, image_max_pixels)
 
@@ -44,7 +60,8 @@ class Encoder:
         names the sample in the InputError for a template that refuses it (some have no system turn), or whose turns
         cannot be told apart. Special tokens that a text spells are broken up (models/literal_text.py).
         """
-        messages = [{"role": turn["role"], "content": typed_parts(turn["content"])} for turn in messages]
+        parts_of = marked_parts if self.llama_factory else typed_parts
+        messages = [{"role": turn["role"], "content": parts_of(turn["content"])} for turn in messages]
         messages = literal_messages(self.processor, messages)
         if self.plain:
             return self._render_plain(messages, where)
@@ -128,6 +145,8 @@ class Encoder:
             if not span:
                 raise InputError(f"{where}: the chat template does not keep turn {end} as it is; cannot find it")
             spans.append(span)
+        if self.llama_factory:  # which supervises the line break behind the end token, too
+            spans = [(start, end + text.startswith("\n", end)) for start, end in spans]
         if messages[0]["role"] == "system" and text_of(messages[0]["content"]).strip() not in text:
             raise InputError(f"{where}: the checkpoint's chat template has no system turn; remove the sample's")
         return text, spans
@@ -169,6 +188,14 @@ def learnt_spans(messages: list[dict], spans: list[tuple[int, int]]) -> list[tup
     """Of the spans of the assistant's turns, those of turns without `"supervised": False`."""
     answers = [turn for turn in messages if turn["role"] == "assistant"]
     return [span for turn, span in zip(answers, spans, strict=True) if turn.get("supervised", True)]
+
+
+def marked_parts(content: str) -> list[dict]:
+    """Text with marks -> parts, with all of the text, the line breaks around the marks as well."""
+    parts = []
+    for place, text in enumerate(content.split(IMAGE_MARK)):
+        parts += [{"type": "image"}] * bool(place) + [{"type": "text", "text": text}] * bool(text)
+    return parts or [{"type": "text", "text": ""}]
 
 
 def text_of(content: list[dict]) -> str:

@@ -58,7 +58,12 @@ class Settings:
     data_weights: list[float] = setting([], "passes over each file in one epoch: 0.5 is half of it, 2 is twice")
     image_folder: list[str] = setting(["."], "where the images are: one folder for all files, or one for each")
     follow_paths: bool = setting(False, "read images that the data name out of image_folder, too")
-    image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square"))
+    template: str = setting(
+        "checkpoint",
+        "what is asked and learnt: as evaluation asks, or as LLaMA-Factory trains Qwen2.5-VL and Gemma3",
+        ("checkpoint", "llama_factory"),
+    )
+    image_aspect_ratio: str | None = setting(None, "LLaVA-1.5: pad to a square, or crop one", ("pad", "square", "crop"))
     image_max_pixels: int | None = setting(None, "Qwen2.5-VL: scale larger images down while training")
     box_coordinates: str | None = setting(
         None,

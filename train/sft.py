@@ -27,7 +27,7 @@ from models import load_model
 from models.assemble import assemble_llava
 from models.errors import InputError, run_script
 from models.fingerprint import base_identity
-from models.processors import image_processor_class
+from models.processors import set_aspect_ratio
 from models.provenance import provenance, versions
 from train import run_folder
 from train.batches import ProcessBatches, plan_epoch
@@ -79,7 +79,12 @@ def train(settings: Settings, processes: Processes, folder: Path) -> None:
     say(processes, f"{base}: position_balance is {str(model.config.position_balance).lower()}")
 
     # Data.
-    encoder = Encoder(processor, plain=settings.stage == "pretrain", image_max_pixels=settings.image_max_pixels)
+    encoder = Encoder(
+        processor,
+        plain=settings.stage == "pretrain",
+        image_max_pixels=settings.image_max_pixels,
+        llama_factory=settings.template == "llama_factory",
+    )
     processes.by_first(lambda: prepare(settings, encoder, folder / "data"))
     samples = Samples(folder / "data", encoder)
     processes.by_first(lambda: run_folder.check_data(folder, samples.digest()))
@@ -185,20 +190,8 @@ def load(settings: Settings, base: str, checkpoint: Path | None) -> tuple[torch.
         raise InputError(f"model_path: {path} is an adapter; merge it (train/merge_lora.py) and train the result")
     if settings.stage == "lora":
         lora_config(model, settings)  # refuses targets that the model has not, before hours of preparing data
-    if settings.image_aspect_ratio is not None:
-        set_aspect_ratio(model, processor, settings.image_aspect_ratio)
+    set_aspect_ratio(processor, settings.image_aspect_ratio)
     return model, processor
-
-
-def set_aspect_ratio(model: torch.nn.Module, processor: ProcessorMixin, choice: str) -> None:
-    """Make LLaVA-1.5's processor square images by padding with the mean colour, or by cropping; in place."""
-    if model.config.model_type != "llava":
-        raise InputError(f"image_aspect_ratio: is for LLaVA-1.5, not for {model.config.model_type}; leave it out")
-    old = processor.image_processor
-    names = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
-    values = {name: getattr(old, name) for name in names if getattr(old, name, None) is not None}
-    make = image_processor_class("llava", "LlavaImageProcessor")
-    processor.image_processor = make(**values, do_pad=choice == "pad")
 
 
 def commit_of(model: torch.nn.Module) -> str | None:

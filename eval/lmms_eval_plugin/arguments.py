@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "max_new_tokens": (count, 128),
     "min_pixels": (count, None),
     "max_pixels": (count, None),
+    "image_aspect_ratio": (one_of(("pad", "crop")), None),
 }
 
 

@@ -18,7 +18,7 @@ from eval.lmms_eval_plugin.loud import loud
 from eval.lmms_eval_plugin.questions import ReplySettings, chat_question, reply_settings, simple_question
 from eval.processes import Processes
 from models.errors import InputError
-from models.processors import set_pixel_bounds
+from models.processors import set_aspect_ratio, set_pixel_bounds
 
 
 class Bapa(lmms):
@@ -45,6 +45,7 @@ class Bapa(lmms):
             options = (settings.position_balance, settings.dtype, settings.attn_implementation)
             model, processor = generate.load(settings.pretrained, device, *options)
             set_pixel_bounds(processor, settings.min_pixels, settings.max_pixels, settings.pretrained)
+            set_aspect_ratio(processor, settings.image_aspect_ratio)
             return model, processor
 
         # lmms-eval has connected the processes by now.

@@ -28,7 +28,9 @@ def engine_ratio(model, processor, args: argparse.Namespace) -> Ratio:
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; on the CPU vLLM would take most of the memory
     prompts = [probe.messages(item, args) for item in positives(args, args.items * args.rounds)]
-    settings = vars(args) | dict.fromkeys((*VLLM_ONLY, "min_pixels", "max_pixels", "batch_size", "attn_implementation"))
+    settings = vars(args) | dict.fromkeys(
+        (*VLLM_ONLY, "min_pixels", "max_pixels", "image_aspect_ratio", "batch_size", "attn_implementation")
+    )
     settings |= {"engine": "vllm", "dtype": "auto", "device": "auto", "max_new_tokens": MAX_NEW_TOKENS}
     run = SimpleNamespace(
         args=argparse.Namespace(**settings), messages_of=prompts.__getitem__, benchmark=SimpleNamespace(strips=False)
