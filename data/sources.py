@@ -174,7 +174,7 @@ def _as_caption(content: object) -> str | None:
     """`content` as text; None if it is neither text nor UTF-8 bytes."""
     if isinstance(content, bytes):
         try:
-            return content.decode()
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError:
             return None
     return content if isinstance(content, str) else None

@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 
 from models.errors import InputError
+from models.names import wrong_name
 from models.outside import json_object, read_bytes, read_json_object
 
 # What readers of weights raise for files that are missing, cut short or not what their name says.
@@ -48,6 +49,8 @@ def is_hub_id(path: str) -> bool:
 
 def read_json(path: str, name: str, required: bool = True, **hub_arguments) -> dict | None:
     """The JSON object in file `name` of a folder or hub id; None if it is not there and not required."""
+    if reason := wrong_name(path):
+        raise InputError(f"{path[:40]}...: the name {reason}; give the checkpoint's folder or hub id")
     file = Path(path) / name
     if not Path(path).is_dir():
         if Path(path).exists():

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models import load_model
+from models.errors import InputError
 from models.fingerprint import base_identity, fingerprint, fingerprint_tower
 
 
@@ -110,3 +113,19 @@ def test_a_base_in_the_hubs_cache(tmp_path):
 def test_hashing_needs_no_torch():
     script = "import sys, models.fingerprint, models.provenance; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("bases", "depth"),
+    [(("one",), 1), (("two", "one"), 2), (("two", "three", "one"), 3), (("x" * 300,), 1), (("a\0b",), 1)],
+)
+def test_adapters_that_name_each_other_or_no_name_come_to_an_end(tmp_path, monkeypatch, bases, depth):
+    """one names the first of `bases`, two the second, three the third."""
+    monkeypatch.chdir(tmp_path)
+    for name, base in zip(("one", "two", "three"), bases, strict=False):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    found = fingerprint(Path("one"))
+    assert list(found) == [f"{'base/' * level}adapter_config.json" for level in range(depth)]
+    with pytest.raises(InputError):
+        load_model("one")

@@ -350,3 +350,11 @@ def test_all_hints_name_settings():
 def test_a_key_twice_in_a_recipe(recipe):
     with pytest.raises(InputError, match=r"key 'learning_rate' \(line 2\) is there twice"):
         parse("--config", recipe("learning_rate: 1e-4\nlearning_rate: 2e-5"))
+
+
+@pytest.mark.parametrize("name", ["model_path", "output_dir", "deepspeed"])
+@pytest.mark.parametrize(("value", "told"), [("x" * 256, "longer than 255 bytes"), ("a\nb", "a line break")])
+def test_names_in_a_recipe(name, value, told):
+    settings = dataclasses.replace(Settings(model_path="m", data=["a"], output_dir="o"), **{name: value})
+    with pytest.raises(InputError, match=f"{name} .*: the name .*{told}"):
+        check_settings(settings, 1)

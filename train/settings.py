@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.errors import ArgumentParser, InputError
+from models.names import check_name
 from models.outside import read_yaml_mapping, yaml_value
 from models.ranges import check_range
 
@@ -259,6 +260,9 @@ def check_settings(settings: Settings, processes: int) -> None:
         raise InputError("data_weights: a negative one, or nothing but zeros")
     for name, value in vars(settings).items():
         check_range(name, name, value)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                check_name(one, name)
     for name in (
         "cutoff_len",
         "global_batch_size",
