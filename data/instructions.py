@@ -252,8 +252,14 @@ def _images_by_stem(folder: Path) -> dict[str, str]:
 
 
 def dataset_of(name: str | None) -> str:
-    """The data set that an image belongs to by LLaVA's folder layout, else its folder; "text only" for None."""
+    """The data set that an image belongs to by LLaVA's folder layout, else its folder; "text only" for None.
+
+    Folders with numbers for names are parts of the one above: ScienceQA has one for each image, LLaVA's captions hundreds.
+    """
     if name is None:
         return TEXT_ONLY
-    folder = PurePosixPath(name).parent.as_posix()
-    return next((known for known in LLAVA_FOLDERS if f"/{folder}".endswith(f"/{known}")), folder)
+    folder = PurePosixPath(name).parent
+    known = next((known for known in LLAVA_FOLDERS if f"/{folder}".endswith(f"/{known}")), None)
+    while known is None and folder.name.isdecimal():
+        folder = folder.parent
+    return known or folder.as_posix()

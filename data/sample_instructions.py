@@ -33,7 +33,7 @@ from data.instructions import TEXT_ONLY, canonical_sample, dataset_of, find_imag
 from data.sample_folder import holds, publish
 from models.errors import ArgumentParser, InputError, run_script
 
-ROWS_SHOWN = 20  # data sets in the table (each of the 558k captions' hundreds of folders is one), malformed samples
+ROWS_SHOWN = 20  # data sets in the table, malformed samples
 
 
 class Chosen(NamedTuple):

@@ -297,7 +297,7 @@ def _outcomes_of(batch: Batch, device: torch.device, measure: Callable[[Batch], 
 
 
 def reply_to(model, processor, max_new_tokens: int, strips: bool, batch: Batch) -> list[dict]:
-    """The prompts of a batch with the model's replies; `truncated` is true where one had no end.
+    """The prompts of a batch with the model's replies; for `truncated` see `outcome_of`.
 
     `beyond_context` is true where a prompt is longer than the checkpoint was made for. `strips`: see `Benchmark` in
     eval/harness.py.
@@ -328,12 +328,16 @@ def beyond_context(model, inputs: dict[str, torch.Tensor]) -> list[bool]:
 
 
 def outcome_of(model, processor, strips: bool, prompt: str, tokens: list[int]) -> dict:
-    """What the answers' row says of a reply, given as the tokens that came after the prompt, end and padding too."""
+    """What the answers' row says of a reply, given as the tokens that came after the prompt, end and padding too.
+
+    `truncated` is true where a reply of several tokens has no end.
+    """
     tokens, has_end = _until_end(model, tokens)
     # Without what follows the end: it is padding, which depends on the other prompts of the batch.
     reply = processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     outcome = {"prompt": shown(prompt), "prediction": reply.strip() if strips else reply}
-    return outcome if has_end else outcome | {"truncated": True}
+    # One token without an end is what --max_new_tokens 1 asks for: the answer's first word, not a cut one.
+    return outcome if has_end or len(tokens) == 1 else outcome | {"truncated": True}
 
 
 def _until_end(model, tokens: list[int]) -> tuple[list[int], bool]:
