@@ -9,7 +9,6 @@ and true: RKD, dispersion of the rotary kernel, and PTD, per-token distance (eva
 import argparse
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from matplotlib.colors import Normalize
@@ -143,8 +142,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--text_tokens {arguments.text_tokens}: give 1 to {MOST_TEXT}")
     if arguments.output_path:
         check_suffix(arguments.output_path)
-        if arguments.output_json and Path(arguments.output_path).resolve() == Path(arguments.output_json).resolve():
-            raise InputError(f"--output_json {arguments.output_json}: is also --output_path; give it another name")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,20 +13,19 @@ RANGES = {
     "bootstrap": (0, 1_000_000),  # of more, the intervals' ends do not move, and memory runs out
     "data_weights": (0, 10_000),
     "examples": (0, 1000),
-    "negatives": (0, 1),
     "reserved_gb": (0, 1000),
     "learning_rate": (0, 1000),
     "projector_learning_rate": (0, 1000),
     "weight_decay": (0, 1000),
     "max_grad_norm": (0, 1e9),
-    "lora_rank": (1, 65_536),
+    "lora_rank": (0, 65_536),
     "rope_theta": (1, 1e12),
-    **dict.fromkeys(("workers",), (1, 4096)),
+    **dict.fromkeys(("workers",), (0, 4096)),
     **dict.fromkeys(("num_workers",), (0, 4096)),
-    **dict.fromkeys(("canvas", "cell", "gap", "border", "min_side", "mask_size", "image_size"), (0, LARGEST_SIDE)),
-    **dict.fromkeys(("sizes", "image_sizes", "patch_size"), (1, LARGEST_SIDE)),
-    **dict.fromkeys(("hidden_size", "layers", "heads", "vocab_size"), (1, 2**24)),
-    **dict.fromkeys(("text_tokens", "max_new_tokens", "cutoff_len"), (1, 2**24)),
+    **dict.fromkeys(("min_side", "mask_size", "image_size"), (0, LARGEST_SIDE)),
+    **dict.fromkeys(("sizes", "image_sizes", "patch_size"), (0, LARGEST_SIDE)),
+    **dict.fromkeys(("hidden_size", "layers", "heads", "vocab_size"), (0, 2**24)),
+    **dict.fromkeys(("max_new_tokens", "cutoff_len"), (0, 2**24)),
 }
 
 

@@ -86,10 +86,10 @@ def give_usual_modes(folder: Path, names: str = "**/*") -> None:
 
     (safetensors writes its files for their owner alone.)
     """
-    probe = folder / f".{secrets.token_hex(8)}.tmp"
-    with open(probe, "xb") as file:
+    sample = folder / f".{secrets.token_hex(8)}.tmp"
+    with open(sample, "xb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    probe.unlink()
+    sample.unlink()
     for path in folder.glob(names):
         if path.is_file() and not path.is_symlink():
             path.chmod(mode | stat.S_IMODE(path.stat().st_mode) & 0o111)

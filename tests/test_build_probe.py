@@ -195,7 +195,7 @@ def test_the_summary_counts_what_was_skipped(tmp_path, capsys):
         (["--workers", "0"], "--workers 0: must be 1 or more"),
         (["--min_side", "0"], "--min_side 0: must be 1 or more"),
         (["--negatives", "1.5"], "--negatives 1.5: must be 0 to 1"),
-        (["--negatives", "nan"], "--negatives nan: must be 0 to 1"),
+        (["--negatives", "nan"], "--negatives is nan; a finite number is expected"),
         (["--grid", "7"], "--grid 7: must be 2 to 6"),
         (["--grid", "1"], "--grid 1: must be 2 to 6"),
         (["--cell", "65"], "--cell 65: .* is 219 px, not --canvas 210; leave --cell out .* \\(62\\)"),

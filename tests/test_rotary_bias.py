@@ -300,7 +300,7 @@ def test_bad_input_is_one_line(tiny_folders, tmp_path):
         (("--text_tokens", 9999), "--text_tokens 9999: give 1 to 1024"),
         (("--text_tokens", "many"), "--text_tokens: invalid int value"),
         (("--output_path", "r.jpg"), "r.jpg: a picture's name must end in"),
-        (("--output_path", "same.png", "--output_json", "same.png"), "--output_json same.png: is also --output_path"),
+        (("--output_path", "same.png", "--output_json", "same.png"), "--output_json: same.png is also --output_path"),
         (("--output_json", "/proc/none/r.json"), "/proc/none/r.json: cannot be written"),
         (("--model_path", "no/such/folder"), "no/such/folder: no such folder"),
         (("--model_path", ""), "the model path is empty"),
