@@ -10,9 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+LONGEST = 1000  # characters of a message: who gives a number of 5,000 digits need not read them again
+
 
 class InputError(ValueError):
     """The user's input is wrong. The message is one line that names the file, the field and the fix."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST * 2 // 3]}...{message[-LONGEST // 3 :]}"
+        super().__init__(message)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -31,6 +38,11 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         from models.ranges import check_range  # which needs InputError from here
 
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            # Of a shell's variable that is not set: what was meant is not known.
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                self.error(f"argument {word.rstrip('=') or before}: is empty; give a value, or omit the option")
         namespace, rest = super().parse_known_args(args, namespace)
         _check_names(vars(namespace), self.written)
         for option, value in vars(namespace).items():

@@ -154,7 +154,7 @@ def load_transformers(
             model_config = fork.config_class.from_pretrained(path, **hub)
         model_config.position_balance = balance
         if balance and model_type.startswith("llava"):
-            with told_as(f"{path}/config.json: position_balance is true, but", ValueError):
+            with told_as(f"{path}/config.json: position_balance is true, but", ValueError, ArithmeticError):
                 tokens_per_image(model_config)
         model = load_weights(fork, path, path, model_config, **arguments)
         return model, load_processor(path, model.config, **hub)
