@@ -149,6 +149,12 @@ def load_transformers(
     model_type = config.get("model_type")
     fork = FORKS.get(model_type) if isinstance(model_type, str) else None
     unreadable = f"{path}/config.json: cannot be read"
+    for part in ("text_config", "vision_config"):
+        # For null, transformers would build a part of its default size, gigabytes of random weights.
+        if part in config and not isinstance(config[part], dict):
+            raise InputError(
+                f"{path}/config.json: {part} is {json.dumps(config[part])[:60]}, not an object; restore it"
+            )
     if fork is not None:
         with told_as(unreadable):
             model_config = fork.config_class.from_pretrained(path, **hub)

@@ -19,7 +19,7 @@ from models.outside import json_object, read_bytes, read_json_object
 # The second line: what transformers raises where config.json has a value of another type than its classes expect.
 WEIGHT_ERRORS = (
     *(OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError),
-    *(KeyError, IndexError, TypeError, AttributeError),
+    *(KeyError, IndexError, TypeError, AttributeError, ArithmeticError),
 )
 # Arguments of from_pretrained that say where on the hub a file is: every reader of a checkpoint must get them.
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")

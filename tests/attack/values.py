@@ -203,7 +203,7 @@ CHECKPOINTS = {
     "rope_parameters a number": part("text_config", rope_parameters=3),
     "rope_type unknown": part("text_config", rope_parameters={"rope_type": "psychic", "rope_theta": 1e4}),
     "vocab_size 0": part("text_config", vocab_size=0),
-    "image token another": config(image_token_index=5, image_token_id=5),
+    "image token another": config(image_token_index=7, image_token_id=7),
     "image token a word": config(image_token_index="<image>", image_token_id="<image>"),
     "patch_size 0": part("vision_config", patch_size=0),
     "dtype unknown": config(dtype="float7"),
