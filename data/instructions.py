@@ -290,7 +290,7 @@ def _images_by_stem(folder: Path) -> dict[str, str]:
 def dataset_of(name: str | None) -> str:
     """The data set that an image belongs to by LLaVA's folder layout, else its folder; "text only" for None.
 
-    Folders with numbers for names are parts of the one above: ScienceQA has one for each image, LLaVA's captions hundreds.
+    Folders with numbers for names are parts of the one above: ScienceQA has one for each image, the 558k hundreds.
     """
     if name is None:
         return TEXT_ONLY
