@@ -12,6 +12,8 @@ from models.tiny import build_tiny
 from tests.pictures import picture
 from tests.probe_runs import run_here, write_probe
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
+
 
 def build(root: Path) -> Path:
     """Write it into `root`, which must not change afterwards."""
@@ -37,7 +39,7 @@ def build(root: Path) -> Path:
     samples = [{"id": name, "image": f"{name}.jpg", "conversations": turns} for name in ("a", "b")]
     (root / "samples.json").write_text(json.dumps(samples))
     run_here(root / "qwen2_5_vl", root / "probe", root / "answers.jsonl", "--max_new_tokens", 2)
-    shutil.copyfile(Path("configs/train/tiny_llava_1_5_lora.yaml").resolve(), root / "lora.yaml")
+    shutil.copyfile(CONFIGS / "tiny_llava_1_5_lora.yaml", root / "lora.yaml")
     return root
 
 
