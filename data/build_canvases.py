@@ -115,9 +115,9 @@ def build(kind: str, args: argparse.Namespace, distractors: int, negatives: floa
 def _identity(kind: str, args: argparse.Namespace, negatives: float, layout: Layout, source: Source) -> dict:
     """Everything that decides the bytes of a build."""
     sizes = {name: getattr(layout, name) for name in ("grid", "canvas", "cell", "gap", "border")}
-    if layout.enlarged is not None:  # beside the sizes in which it is drawn
-        enlarged = {"enlarged_to": layout.enlarged, "enlarged_with": ENLARGING.name.lower()}
-        sizes = {"layout": args.layout, **sizes, **enlarged}
+    if layout.enlarged is not None:  # `canvas` is the side of the file; the other sizes are those of the drawing
+        sizes |= {"canvas": layout.enlarged, "drawn_on": layout.canvas, "enlarged_with": ENLARGING.name.lower()}
+        sizes = {"layout": args.layout, **sizes}
     return {
         "build": kind,
         "num_captions": args.num_captions,

@@ -79,7 +79,7 @@ def test_a_build_is_jpeg_of_quality_75_with_halved_colours(paper_build):
 
 def test_the_manifest_says_the_layout(paper_build):
     identity = json.loads((paper_build / "data.build_probe" / "manifest.json").read_text())["identity"]
-    sizes = {"layout": "paper", "grid": 3, "canvas": 800, "cell": 256, "gap": 8, "border": 8, "enlarged_to": 840}
+    sizes = {"layout": "paper", "grid": 3, "canvas": 840, "drawn_on": 800, "cell": 256, "gap": 8, "border": 8}
     assert identity.items() >= (sizes | {"enlarged_with": "bicubic", "jpeg_quality": 75}).items()
 
 
