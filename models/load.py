@@ -201,12 +201,15 @@ def check_attention(model_class: type, config: PreTrainedConfig, choice) -> None
 
 
 def load_weights(
-    model_class: type, path: str, source: str | None, config: PreTrainedConfig, **arguments
+    model_class: type, path: str, source: str | None, config: PreTrainedConfig | None = None, **arguments
 ) -> PreTrainedModel:
-    """`from_pretrained(source)` that fails unless every weight was found, in its shape, and none was left over."""
+    """`from_pretrained(source)` that fails unless every weight was found, in its shape, and none was left over.
+
+    `config` None: the source's own; an `attn_implementation` among the arguments is then not checked before.
+    """
     if source is not None:
         check_shards(Path(source))
-    if arguments.get("attn_implementation") is not None:
+    if config is not None and arguments.get("attn_implementation") is not None:
         check_attention(model_class, config, arguments["attn_implementation"])
     unreadable = f"{path}: weights cannot be read; download them again"
     missing_package = f"{path}: cannot be loaded without a package that is not installed here; install it"
