@@ -74,9 +74,9 @@ def test_a_batch_without_images(kit, flag, packing):
     assert loss.item() == pytest.approx(wanted_loss.item(), abs=1e-4)
     for name, grad in given.items():
         assert torch.allclose(wanted[name], torch.zeros(()) if grad is None else grad, atol=1e-4), name
-    projector = [name for name in given if f".{fork.projector}." in f".{name}."]
+    projector = [name for name in given if f".{fork.projector_name}." in f".{name}."]
     tower = [
-        name for name in given if f".{fork.vision_tower}." in f".{name}." and "layers.0" in name or "blocks.0" in name
+        name for name in given if f".{fork.tower_name}." in f".{name}." and "layers.0" in name or "blocks.0" in name
     ]
     assert projector
     assert tower

@@ -44,14 +44,14 @@ def lora_modules(model) -> set[str]:
 
 
 def in_projector(kit, name: str) -> bool:
-    return f"model.{kit.fork.projector}." in name
+    return f"model.{kit.fork.projector_name}." in name
 
 
 def test_pretraining_trains_the_projector(kit):
     names = set(trained(staged(kit, stage="pretrain")))
     newline = {"model.image_newline"} if kit.family.startswith("llava_next") else set()
     assert newline <= names
-    assert all(name.startswith(f"model.{kit.fork.projector}.") for name in names - newline)
+    assert all(name.startswith(f"model.{kit.fork.projector_name}.") for name in names - newline)
     assert len(names - newline) == PROJECTOR[kit.family][0]
 
 
@@ -62,7 +62,7 @@ def test_finetuning(kit, frozen):
     tower = {
         name
         for name, _ in model.named_parameters()
-        if name.startswith(f"model.{kit.fork.vision_tower}.") and not in_projector(kit, name)
+        if name.startswith(f"model.{kit.fork.tower_name}.") and not in_projector(kit, name)
     }
     assert tower
     everything = {name for name, _ in model.named_parameters()}
@@ -110,7 +110,7 @@ def test_lora_and_the_whole_projector(kit):
     assert len(lora_modules(model)) == 2 * len(LINEAR)
     others = {name for name in trained(model) if "lora_" not in name}
     assert len(others) == PROJECTOR[kit.family][0]
-    assert all(f"{kit.fork.projector}.modules_to_save.default." in name for name in others)
+    assert all(f"{kit.fork.projector_name}.modules_to_save.default." in name for name in others)
 
 
 def test_lora_on_the_projector(kit):
