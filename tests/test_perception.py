@@ -171,10 +171,12 @@ def test_the_same_command_twice(llava, canvases, tmp_path):
     more = ("--max_new_tokens", 1, "--position_balance", "true")
     assert perceive(llava, canvases, tmp_path, *more) == 0
     before = (tmp_path / "occlusion.jsonl").read_bytes()
-    (tmp_path / "overlays" / "stale.png").write_bytes(b"")
+    ours = sorted((tmp_path / "overlays").iterdir())
+    shutil.copyfile(ours[0], tmp_path / "overlays" / "stale.png")  # an overlay of ours, of an item that is no more
+    (tmp_path / "overlays" / "theirs.png").write_bytes(b"")
     assert perceive(llava, canvases, tmp_path, *more) == 0
     assert (tmp_path / "occlusion.jsonl").read_bytes() == before
-    assert len(list((tmp_path / "overlays").iterdir())) == 9
+    assert sorted((tmp_path / "overlays").iterdir()) == [*ours, tmp_path / "overlays" / "theirs.png"]
 
 
 def test_half_precision_stays_near(tiny_folders, canvases, tmp_path):
