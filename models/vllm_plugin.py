@@ -72,8 +72,10 @@ def refuse_balanced_checkpoints(reason: str) -> None:
     read = PreTrainedConfig.get_config_dict.__func__
 
     def get_config_dict(cls, path, **arguments):
+        from models.load import flag_in  # the flag's owner
+
         config, rest = read(cls, path, **arguments)
-        if config.get("position_balance"):
+        if flag_in(str(path), config):
             raise InputError(
                 f"{path}/config.json: position_balance is true, but this vLLM cannot run it ({reason}); install "
                 f"vLLM {CHECKED[0]} to {CHECKED[1]}, or write false"
