@@ -283,6 +283,7 @@ class Step(torch.nn.Module):
         return self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=self.cache).logits
 
 
+@pytest.mark.parametrize("kit", ["llava", "qwen2_5_vl", "gemma3"], indirect=True)
 def test_a_decoding_step_with_a_static_cache_can_be_exported(kit):
     position = torch.tensor([[7]])
     inputs = {"input_ids": torch.tensor([[50]]), "position_ids": kit.for_upstream(position)}

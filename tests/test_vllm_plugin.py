@@ -91,7 +91,7 @@ def test_a_broken_vllm_is_not_taken_for_none(tmp_path):
     assert "a_library_that_is_missing" in ran.stderr
 
 
-@pytest.mark.parametrize("content", ["", "ModelRegistry = None", "import a_library_that_is_missing"])
+@pytest.mark.parametrize("content", ["ModelRegistry = None"])
 def test_a_vllm_without_the_hooks_serves_no_balanced_checkpoint(tmp_path, tiny_folders, content):
     """vLLM logs that a plug-in has failed, and goes on to read config.json: ordinary positions must not come of it."""
     (tmp_path / "vllm").mkdir()
