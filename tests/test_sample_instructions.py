@@ -383,10 +383,11 @@ def test_a_killed_run_leaves_all_or_nothing_and_can_be_repeated(folder, tmp_path
         while not list(tmp_path.glob(moment)) and process.poll() is None:
             time.sleep(0.001)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL)  # on a busy machine it can end before the kill comes
         assert not out.exists() or sorted(os.listdir(out)) == FILES
         shutil.rmtree(out, ignore_errors=True)
-    assert list(tmp_path.glob(".out.*"))
+    assert status == 0 or list(tmp_path.glob(".out.*"))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert not list(tmp_path.glob(".out.*"))  # what the killed runs had left is gone
     assert len(json.loads((out / "llava.json").read_text())) == 3000
