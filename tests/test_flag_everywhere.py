@@ -187,12 +187,9 @@ def test_adapters_load_and_merge_as_they_were_trained(kit, checkpoint, tmp_path,
 
 
 def test_adapters_beside_the_first_have_the_flag_too(kit, tmp_path):
-    model = get_peft_model(kit.with_flag(True), LoraConfig(**LORA))
+    model = get_peft_model(load_model(kit.folder, position_balance=True)[0], LoraConfig(**LORA))
     model.add_adapter("second", LoraConfig(**LORA))
-    try:
-        model.save_pretrained(tmp_path)
-    finally:
-        model.unload()
+    model.save_pretrained(tmp_path)
     for folder in (tmp_path, tmp_path / "second"):
         assert json.loads((folder / "config.json").read_text())["position_balance"] is True
 
