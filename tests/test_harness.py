@@ -59,7 +59,7 @@ def test_errors_of_two_runs_are_the_same_bytes(llava, probe, tmp_path):
         kept.append(bytearray(10_000_000))
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     (error,) = [row["error"] for row in read_rows(tmp_path / "a.jsonl") if "error" in row]
-    assert error == "000000_1.jpg: cannot identify image file"
+    assert error == "000000_1.jpg: no picture, or of a kind that Pillow does not read"
 
 
 def test_unreadable_pictures_become_error_rows_and_are_tried_again(llava, probe, unbroken, tmp_path, capsys):
