@@ -110,7 +110,7 @@ def test_help_needs_no_llama_factory(tmp_path):
 @pytest.mark.parametrize(
     ("content", "overrides", "message"),
     [
-        (None, [], "No such file"),
+        (None, [], "no such file"),
         ("a: [", [], "not YAML"),
         ("- a", [], "not `key: value` lines"),
         ("a: 1", ["--learning_rate"], "write key=value"),
