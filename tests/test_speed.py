@@ -217,7 +217,7 @@ def test_what_is_no_result_makes_no_page(tmp_path):
     results, findings = tmp_path / "results.json", tmp_path / "findings.md"
     findings.write_text("None.")
     words = ["--results_file", str(results), "--findings", str(findings), "--output"]
-    for text, message in (("{", "cannot be read"), ("{}", "holds no results of eval/benchmark.py")):
+    for text, message in (("{", "not JSON"), ("{}", "holds no results of eval/benchmark.py")):
         results.write_text(text)
         with pytest.raises(InputError, match=f"results.json: {message}"):
             performance_page.main([*words, str(tmp_path / "page.md")])
