@@ -5,6 +5,7 @@ transformers 4.52 renamed the parts of these models, and adapter_config.json nam
 """
 
 import functools
+import inspect
 import logging
 import re
 from pathlib import Path
@@ -83,13 +84,16 @@ def keep_flag_with_adapters() -> None:
     if hasattr(upstream, "keeps_position_balance"):
         return
 
+    signature = inspect.signature(upstream)
+
     @functools.wraps(upstream)
     def save_pretrained(self, save_directory, *args, **kwargs):
         upstream(self, save_directory, *args, **kwargs)
-        config = self.get_base_model().config
-        if not kwargs.get("is_main_process", True) or not hasattr(type(config), "position_balance"):
+        given = signature.bind(self, save_directory, *args, **kwargs).arguments
+        config = getattr(self.get_base_model(), "config", None)  # PEFT adapts modules without one, too
+        if not given.get("is_main_process", True) or not hasattr(type(config), "position_balance"):
             return
-        for name in kwargs.get("selected_adapters") or self.peft_config:
+        for name in given.get("selected_adapters") or self.peft_config:
             config.save_pretrained(Path(save_directory) / ("" if name == "default" else name))
 
     save_pretrained.keeps_position_balance = True
@@ -110,8 +114,8 @@ def renamed_config(config: PeftConfig, model: torch.nn.Module, path: str, **hub_
         if isinstance(value, (list, set, tuple)):
             setattr(config, field, type(value)(_new_name(name, names) for name in value))
     targets, where = getattr(config, "target_modules", None), f"{path}/adapter_config.json"
-    if targets and targets != "all-linear":
-        adapted = {_new_name(name, names) for name in _adapted_layers(path, **hub_arguments)}
+    adapted = {_new_name(name, names) for name in _adapted_layers(path, **hub_arguments)}
+    if adapted and targets and targets != "all-linear":  # else it is not LoRA, whose layers its file names
         if set(_targeted(targets, layers, f"{where}: target_modules")) != adapted:
             before = {
                 old + name.removeprefix(new): name
@@ -123,10 +127,11 @@ def renamed_config(config: PeftConfig, model: torch.nn.Module, path: str, **hub_
             for known in (before, language):
                 if {known[name] for name in _targeted(targets, known, where)} == adapted:
                     config.target_modules = adapted
+    leaves = [name for name, module in model.named_modules() if not any(module.children())]  # quantised ones, too
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = {_new_name(key, names): value for key, value in (getattr(config, field, None) or {}).items()}
         for key in patterns:
-            if not _targeted(f"(.*\\.)?({key})", layers, f"{where}: {field}"):
+            if not _targeted(f"(.*\\.)?({key})", leaves, f"{where}: {field}"):
                 raise InputError(
                     f"{where}: {field} names {key!r}, which no layer of {type(model).__name__} "
                     "is called; write the layer's name as model.named_modules() gives it"

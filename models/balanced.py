@@ -19,7 +19,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from models.adapters import keep_flag_with_adapters
-from models.conversation import UNKNOWN, next_position_ids, note_next, past_length, placeholder_ids
+from models.conversation import next_position_ids, note_next, past_length, placeholder_ids
 from models.positions import balanced_position_ids
 
 
@@ -163,7 +163,7 @@ class BalancedModel(Inner):
                 "position_balance is on: set vision_feature_select_strategy in config.json, not in the call"
             )
         if position_ids is None:
-            known_ids = require_ids(placeholder_ids(self, inputs, self.config.image_token_id))
+            known_ids = placeholder_ids(self, inputs, self.config.image_token_id)
             image_ids = self.image_ids(known_ids, inputs.get("image_sizes"))
             position_ids, following = next_position_ids(image_ids, attention_mask, past_key_values)
         elif attention_mask is None and past_key_values is None and inputs.get("cu_seq_lens_q") is None:
@@ -201,13 +201,6 @@ def packed_mask_arguments(inner: torch.nn.Module, ordinary: torch.LongTensor) ->
         "past_key_values": None,
         "position_ids": ordinary,
     }
-
-
-def require_ids(input_ids: torch.LongTensor | None) -> torch.LongTensor:
-    """The ids, or ValueError where forward's arguments do not tell where the images are."""
-    if input_ids is None:
-        raise ValueError(UNKNOWN)
-    return input_ids
 
 
 def require_one_sample(position_ids: torch.LongTensor) -> None:

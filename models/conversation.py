@@ -23,16 +23,17 @@ def past_length(past_key_values: Cache | None) -> int:
     return 0 if past_key_values is None else int(past_key_values.get_seq_length())
 
 
-def placeholder_ids(inner: torch.nn.Module, inputs: dict, *tokens: int) -> torch.LongTensor | None:
+def placeholder_ids(inner: torch.nn.Module, inputs: dict, *tokens: int) -> torch.LongTensor:
     """Token ids (batch, seq) of forward's arguments; of embeddings, those of `tokens`, and -1 for all others.
 
-    Upstream finds the images' places in embeddings in the same way. None if there are neither ids nor images to place.
+    Upstream finds the images' places in embeddings in the same way (`get_placeholder_mask`). Raises ValueError if there
+    are neither ids nor images to place: the embeddings could hold images that somebody has put in already.
     """
     if inputs.get("input_ids") is not None:
         return inputs["input_ids"]
     embeddings = inputs.get("inputs_embeds")
     if embeddings is None or all(inputs.get(name) is None for name in ("pixel_values", "pixel_values_videos")):
-        return None
+        raise ValueError(UNKNOWN)
     ids = torch.full(embeddings.shape[:2], -1, dtype=torch.long, device=embeddings.device)
     for token in tokens:
         wanted = inner.get_input_embeddings()(torch.tensor(token, device=embeddings.device))

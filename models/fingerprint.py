@@ -32,13 +32,13 @@ def fingerprint(folder: Path, seen: frozenset[Path] = frozenset()) -> dict[str, 
     """File name -> size and hash, of the files that decide a checkpoint's answers; {} if `folder` is none.
 
     Of a safetensors file all names, shapes and types count, and 4 KiB at the start, middle and end of each tensor:
-    reading it all would take minutes. Other files count whole. The files of the base of a PEFT adapter are there
-    as `base/...`. Other sub-folders are not: loading reads none (but see `fingerprint_tower`), and training leaves
-    its own checkpoints in them. `seen`: folders that are hashed already.
+    reading it all would take minutes. Other files count whole. The files of the base of a PEFT adapter, or of a LLaVA
+    projector alone, are there as `base/...`. Other sub-folders are not: loading reads none (but see
+    `fingerprint_tower`), and training leaves its own checkpoints in them. `seen`: folders that are hashed already.
     """
     paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     files = {path.relative_to(folder).as_posix(): _hash_file(path) for path in paths}
-    base = _named_in(folder / "adapter_config.json", "base_model_name_or_path")
+    base = _base_of(folder)
     seen |= {folder.resolve()}
     # Adapters that name themselves or each other are refused when the model is loaded.
     if base and is_there(base) and Path(base).resolve() not in seen:
@@ -51,7 +51,8 @@ def fingerprint_tower(folder: Path) -> dict[str, str]:
     # It imports torch, which the rest does without.
     from models.towers import tower_folder
 
-    tower = tower_folder(Path(_named_in(folder / "adapter_config.json", "base_model_name_or_path") or folder))
+    base = _base_of(folder)
+    tower = tower_folder(folder) or (tower_folder(Path(base)) if base and is_there(base) else None)
     return fingerprint(tower) if tower else {}
 
 
@@ -105,6 +106,14 @@ def _hash_without_flag(config: Path) -> str:
         return hash_json({name: value for name, value in settings.items() if name != FLAG})
     except InputError:  # which loading will report
         return _hash_file(config)
+
+
+def _base_of(folder: Path) -> str | None:
+    """The checkpoint that `folder` only adds to, as it names it: an adapter, or a projector alone (llava_parts.py)."""
+    has_weights = any(path for pattern in WEIGHTS for path in folder.glob(pattern))
+    if not has_weights and (folder / "mm_projector.bin").is_file():
+        return _named_in(folder / "config.json", "_name_or_path")
+    return _named_in(folder / "adapter_config.json", "base_model_name_or_path")
 
 
 def _cached_folder(base: str | Path, revision: str | None) -> Path | None:

@@ -213,7 +213,7 @@ def read_tokenizer(folder: Path):
     """
     # (Quiet: transformers does not know the config's model_type.)
     with told_as(f"{folder}: no readable tokenizer"), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     match_sentencepiece(tokenizer, slow=True)
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:

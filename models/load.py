@@ -70,7 +70,7 @@ def load_model(
     """
     if position_balance is not None and not isinstance(position_balance, bool):
         raise InputError(f"position_balance={position_balance!r}: pass True, False or None (what config.json says)")
-    for name in ("config", "state_dict", "subfolder", "output_loading_info", "key_mapping"):
+    for name in ("config", "state_dict", "subfolder", "output_loading_info", "key_mapping", "trust_remote_code"):
         if name in from_pretrained_arguments:
             raise InputError(f"{name}: load_model sets it itself; leave it out")
     path = str(model_path)
@@ -214,9 +214,8 @@ def load_weights(
     unreadable = f"{path}: weights cannot be read; download them again"
     missing_package = f"{path}: cannot be loaded without a package that is not installed here; install it"
     with told_as(unreadable, *WEIGHT_ERRORS), told_as(missing_package, ImportError), quiet_transformers():
-        model, report = model_class.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
+        fixed = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+        model, report = model_class.from_pretrained(source, config=config, **fixed, **arguments)
     for problem in ("missing", "unexpected", "mismatched"):
         # A mismatched entry is (name, shape in the file, shape in the model).
         keys = sorted(key if isinstance(key, str) else key[0] for key in report[f"{problem}_keys"])

@@ -11,7 +11,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.models.qwen2_5_vl import configuration_qwen2_5_vl as configuration
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as upstream
 
-from models.balanced import Fork, Inner, balanced_forward, conversation_ids, require_ids
+from models.balanced import Fork, Inner, balanced_forward, conversation_ids
 from models.conversation import next_position_ids, past_length, placeholder_ids
 from models.positions import balanced_position_ids, segment_ids
 
@@ -81,7 +81,7 @@ class Qwen2_5_VLModel(Inner, upstream.Qwen2_5_VLModel):
         if inputs.get("position_ids") is not None:
             return inputs, None
         tokens = self.config.image_token_id, self.config.video_token_id
-        image_ids = self.image_ids(require_ids(placeholder_ids(self, inputs, *tokens)), inputs.get("video_grid_thw"))
+        image_ids = self.image_ids(placeholder_ids(self, inputs, *tokens), inputs.get("video_grid_thw"))
         given = inputs.get("attention_mask"), inputs.get("past_key_values")
         positions, following = next_position_ids(image_ids, *given)
         return inputs | {"position_ids": positions.expand(3, -1, -1)}, following

@@ -244,7 +244,7 @@ def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> Proc
     if config.model_type == "qwen2_5_vl" and image_processor_type(path, **hub_arguments) == FIRST_QWEN2_5_VL:
         with told_as(problem):
             images = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor").from_pretrained(path, **hub_arguments)
-            tokenizer = AutoTokenizer.from_pretrained(path, **hub_arguments)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub_arguments)
             settings, _ = processor_class.get_processor_dict(path, **hub_arguments)
         processor = qwen2_5_vl_processor(images, tokenizer, settings.get("chat_template"))
         if isinstance(processor, Qwen2_5_VLProcessor):
@@ -252,11 +252,11 @@ def load_processor(path: str, config: PreTrainedConfig, **hub_arguments) -> Proc
         return finish_processor(processor, config, path)
     try:
         with told_as(problem):
-            processor = processor_class.from_pretrained(path, **hub_arguments)
+            processor = processor_class.from_pretrained(path, trust_remote_code=False, **hub_arguments)
     except InputError:
         if image_only is None:
             raise
         with told_as(problem):
-            processor = image_only.from_pretrained(path, **hub_arguments)
+            processor = image_only.from_pretrained(path, trust_remote_code=False, **hub_arguments)
         processor.video_settings = video_settings(path, **hub_arguments)
     return finish_processor(processor, config, path)

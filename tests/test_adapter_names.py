@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from models import load_model
 from models.errors import InputError
@@ -136,3 +136,25 @@ def test_adapters_that_name_each_other(adapter, tmp_path):
     edit(two / "adapter_config.json", base_model_name_or_path=str(one))
     with pytest.raises(InputError, match="is an adapter itself; merge that one first"):
         load_model(one)
+
+
+def test_adapters_that_are_not_lora(adapter, tiny_folders, tmp_path):
+    """Their files name no layers that LoRA has; their targets stay as they are."""
+    base, _ = load_model(tiny_folders["qwen2_5_vl"], position_balance=False, dtype="float32")
+    settings = {
+        "target_modules": r"model\.language_model\..*\.(k_proj|down_proj)",
+        "feedforward_modules": ["down_proj"],
+    }
+    torch.manual_seed(5)
+    get_peft_model(base, IA3Config(init_ia3_weights=False, **settings)).save_pretrained(tmp_path / "ia3")
+    edit(tmp_path / "ia3" / "adapter_config.json", base_model_name_or_path=str(tiny_folders["qwen2_5_vl"]))
+    assert same(merged(tmp_path / "ia3"), plain(tmp_path / "ia3", tiny_folders, "qwen2_5_vl"))
+
+
+def test_peft_saves_what_has_no_config(tiny_folders, tmp_path):
+    """Its save_pretrained is ours once a fork was built, and other models must not notice."""
+    load_model(tiny_folders["llava"], position_balance=True)
+    plain_module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    get_peft_model(plain_module, LoraConfig(r=2, target_modules=["0"])).save_pretrained(tmp_path, True, ["default"])
+    assert (tmp_path / "adapter_config.json").is_file()
+    assert not (tmp_path / "config.json").exists()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models import load_model
 from models.errors import InputError
+from models.fingerprint import fingerprint, fingerprint_tower
 from models.tiny import build_tiny
 from tests.pictures import picture
 from train import merge_lora
@@ -121,6 +122,23 @@ def test_a_projector_alone(whole, tmp_path):
     (projector / "config.json").write_text(json.dumps(config_of(whole)))
     with pytest.raises(InputError, match="a projector alone; write the folder of its language model as _name_or_path"):
         load_model(projector)
+
+
+def test_the_language_model_and_the_tower_decide_answers_too(whole, tmp_path):
+    """A run is not continued on another base: all files that loading reads are hashed."""
+    language, lora, _ = parts(whole, tmp_path)
+    projector = tmp_path / "llava-pretrain"
+    shutil.copytree(lora, projector, ignore=shutil.ignore_patterns("adapter*", "non_lora*"))
+    shutil.copyfile(lora / "non_lora_trainables.bin", projector / "mm_projector.bin")
+    for folder in (lora, projector):
+        before, tower = fingerprint(folder), fingerprint_tower(folder)
+        assert "base/model.safetensors" in before
+        assert tower.keys() >= {"config.json", "model.safetensors"}
+        config = config_of(language)
+        (language / "config.json").write_text(json.dumps(config | {"rope_theta": 7}))
+        after = fingerprint(folder)
+        (language / "config.json").write_text(json.dumps(config))
+        assert {name for name in before if before[name] != after[name]} == {"base/config.json"}
 
 
 def test_what_is_missing_is_named(whole, tmp_path):

@@ -400,15 +400,24 @@ def test_a_quantised_checkpoint_without_its_package(tiny_folders, tmp_path):
         load_model(folder)
 
 
-def test_custom_code_is_never_run_nor_asked_about(tiny_folders, tmp_path):
+@pytest.mark.parametrize("of", ["config", "tokenizer", "tokenizer of the LLaVA code base"])
+def test_custom_code_is_never_run_nor_asked_about(tiny_folders, tmp_path, of):
     """transformers would ask "run the custom code? [y/N]" on a terminal."""
-    custom = {"AutoConfig": "configuration_custom.CustomConfig"}
-    folder = edited(tiny_folders["llava"], tmp_path / "custom", model_type="custom", auto_map=custom)
-    (folder / "configuration_custom.py").write_text("raise SystemExit('custom code ran')")
-    code = f"from models import load_model; load_model({str(folder)!r}, position_balance=False)"
+    folder = tmp_path / "custom"
+    if of == "config":
+        custom = {"AutoConfig": "custom.Custom"}
+        edited(tiny_folders["llava"], folder, model_type="custom", auto_map=custom)
+    else:
+        layout = "transformers" if of == "tokenizer" else "llava"
+        build_tiny("llava", folder, layout=layout)
+        own = {"tokenizer_class": "CustomTokenizer", "auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
+        edit_json(folder / "tokenizer_config.json", **own)
+    (folder / "custom.py").write_text("raise SystemExit('custom code ran')")
+    code = f"from models import load_model; load_model({str(folder)!r}, position_balance=False); print('loaded')"
     main, terminal = os.openpty()
+    os.write(main, b"y\n")
     result = subprocess.run([sys.executable, "-c", code], stdin=terminal, capture_output=True, text=True, timeout=100)
     os.close(main), os.close(terminal)
     assert "[y/N]" not in result.stdout + result.stderr
     assert "custom code ran" not in result.stderr
-    assert "InputError" in result.stderr.splitlines()[-1]
+    assert result.stdout == "loaded\n" or "InputError" in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Every command with arguments that work, and bad values for its options: (command, option, kind of value)."""
+"""Nineteen commands with arguments that work, and bad values for their options: (command, option, kind of value)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
